@@ -1,0 +1,30 @@
+# Warnings are errors; ccache and a fast linker where the machine has them.
+add_library(qlora_compiler INTERFACE)
+target_compile_options(qlora_compiler INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Werror -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
+    -march=${QLORA_MARCH}
+    # A fused multiply-add rounds once where the reference rounds twice: NF4 and losses must be equal to the bit.
+    -ffp-contract=off>)
+target_include_directories(qlora_compiler INTERFACE
+  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include>)
+target_compile_definitions(qlora_compiler INTERFACE $<$<BOOL:${QLORA_CUDA}>:QLORA_CUDA=1>)
+
+if(QLORA_SANITIZE)
+  target_compile_options(qlora_compiler INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined>)
+  target_link_options(qlora_compiler INTERFACE -fsanitize=address,undefined)
+  target_compile_definitions(qlora_compiler INTERFACE QLORA_POISON_FREED=1)
+endif()
+
+find_program(QLORA_CCACHE ccache)
+if(QLORA_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
+    CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${QLORA_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${QLORA_CCACHE})
+endif()
+set(CMAKE_PCH_INSTANTIATE_TEMPLATES OFF)
+
+find_program(QLORA_MOLD mold)
+if(QLORA_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
