@@ -19,7 +19,8 @@ endif()
 find_program(QLORA_CCACHE ccache)
 if(QLORA_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
-    CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${QLORA_CCACHE})
+    CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+    CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${QLORA_CCACHE})
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${QLORA_CCACHE})
 endif()
 set(CMAKE_PCH_INSTANTIATE_TEMPLATES OFF)

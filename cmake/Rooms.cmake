@@ -17,6 +17,21 @@ function(qlora_room name)
   endif()
 endfunction()
 
+# qlora_kernels(): kernels/*.cu as the static library qlora_kernels: launchers that take raw pointers, sizes and a
+# stream; no torch. An empty target without QLORA_CUDA.
+function(qlora_kernels)
+  file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/kernels/*.cu")
+  if(NOT QLORA_CUDA OR NOT sources)
+    add_library(qlora_kernels INTERFACE)
+    return()
+  endif()
+  add_library(qlora_kernels STATIC ${sources})
+  target_include_directories(qlora_kernels PUBLIC "${PROJECT_SOURCE_DIR}")
+  target_link_libraries(qlora_kernels PUBLIC cuda::runtime)
+  target_compile_options(qlora_kernels PRIVATE
+    -Xcompiler=-Wall,-Wextra --Werror=all-warnings --expt-relaxed-constexpr)
+endfunction()
+
 # qlora_executable(NAME SOURCES... DEPENDS ...)
 function(qlora_executable name)
   cmake_parse_arguments(EXE "" "" "DEPENDS" ${ARGN})
