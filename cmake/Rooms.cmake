@@ -1,5 +1,15 @@
-# qlora_room(NAME [TORCH] [DEPENDS ...]): src/NAME as a static library qlora_NAME.
-# TORCH: the room uses tensors; its files share one precompiled header.
+# qlora_precompile(TARGET): the one precompiled header that every program and library with tensors shares.
+function(qlora_precompile target)
+  if(NOT TARGET qlora_precompiled)
+    file(CONFIGURE OUTPUT precompiled.cpp CONTENT "// Nothing: it carries the precompiled header.\n")
+    add_library(qlora_precompiled OBJECT "${CMAKE_CURRENT_BINARY_DIR}/precompiled.cpp")
+    target_link_libraries(qlora_precompiled PRIVATE qlora_core torch::torch)
+    target_precompile_headers(qlora_precompiled PRIVATE "${PROJECT_SOURCE_DIR}/src/nn/precompiled.h")
+  endif()
+  target_precompile_headers(${target} REUSE_FROM qlora_precompiled)
+endfunction()
+
+# qlora_room(NAME [TORCH] [DEPENDS ...]): src/NAME as a static library qlora_NAME. TORCH: the room uses tensors.
 function(qlora_room name)
   cmake_parse_arguments(ROOM "TORCH" "" "DEPENDS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/src/${name}/*.cpp")
@@ -13,7 +23,8 @@ function(qlora_room name)
   target_link_libraries(qlora_${name} PUBLIC qlora_compiler ${ROOM_DEPENDS})
   if(ROOM_TORCH)
     target_link_libraries(qlora_${name} PUBLIC torch::torch)
-    target_precompile_headers(qlora_${name} PRIVATE "${PROJECT_SOURCE_DIR}/src/nn/precompiled.h")
+    set_target_properties(qlora_${name} PROPERTIES QLORA_TENSORS ON)
+    qlora_precompile(qlora_${name})
   endif()
 endfunction()
 
@@ -32,9 +43,12 @@ function(qlora_kernels)
     -Xcompiler=-Wall,-Wextra --Werror=all-warnings --expt-relaxed-constexpr)
 endfunction()
 
-# qlora_executable(NAME SOURCES... DEPENDS ...)
+# qlora_executable(NAME [TORCH] SOURCES... DEPENDS ...)
 function(qlora_executable name)
-  cmake_parse_arguments(EXE "" "" "DEPENDS" ${ARGN})
+  cmake_parse_arguments(EXE "TORCH" "" "DEPENDS" ${ARGN})
   add_executable(${name} ${EXE_UNPARSED_ARGUMENTS})
   target_link_libraries(${name} PRIVATE ${EXE_DEPENDS})
+  if(EXE_TORCH)
+    qlora_precompile(${name})
+  endif()
 endfunction()
