@@ -1,0 +1,29 @@
+// A file mapped into memory, read-only: the bytes of data sets, prepared sets and weights without copying them.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <string_view>
+
+namespace qlora {
+
+// Owns one private read-only mapping. Movable, not copyable; views into it live as long as it does.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  // Throws DataError naming the path where it is no readable regular file. An empty file maps to no bytes.
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  const std::byte* data() const { return static_cast<const std::byte*>(data_); }
+  std::size_t size() const { return size_; }
+  std::string_view text() const { return {static_cast<const char*>(data_), size_}; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+}  // namespace qlora
