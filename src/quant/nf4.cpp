@@ -1,4 +1,4 @@
-// Quantization to NF4 and of its scales.
+// Quantization to NF4.
 #include "qlora/quant/nf4.h"
 
 #include <algorithm>
@@ -13,16 +13,14 @@
 #include "qlora/core/error.h"
 #include "qlora/core/float16.h"
 #include "qlora/core/parallel.h"
+#include "qlora/quant/nf4_arithmetic.h"
 
 namespace qlora {
 namespace {
 
 constexpr std::uint32_t kMagnitude = 0x7fffffffU;
 constexpr std::uint32_t kInfinity = 0x7f800000U;
-constexpr std::uint32_t kSmallestNormal = 0x00800000U;
-constexpr float kSmallestNormalValue = 0x1p-126F;
-constexpr float kLargestInvertible = 0x1p126F;  // above, the reciprocal is subnormal, which the GPU flushes to 0
-constexpr std::uint8_t kPadCode = 7;
+constexpr std::uint32_t kSmallestNormalBits = 0x00800000U;
 
 using Block = std::array<float, kNf4Block>;
 
@@ -52,25 +50,14 @@ std::uint32_t flush_and_absmax(Block& block) {
   for (float& value : block) {
     const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(value) & kMagnitude;
     top = std::max(top, magnitude);
-    value = magnitude < kSmallestNormal ? 0.0F : value;
+    value = magnitude < kSmallestNormalBits ? 0.0F : value;
   }
-  return top < kSmallestNormal ? 0U : top;
-}
-
-// As the GPU has it: a subnormal operand or result is 0. 1 / 0 is Inf, which makes NaN of every (zero) element of the
-// block, and NaN exceeds no threshold.
-float flushed_reciprocal(float absmax) {
-  if (absmax < kSmallestNormalValue) return std::numeric_limits<float>::infinity();
-  return absmax > kLargestInvertible ? 0.0F : 1.0F / absmax;
-}
-
-float flushed(float value) {
-  return std::fabs(value) < kSmallestNormalValue ? 0.0F : value;
+  return top < kSmallestNormalBits ? 0U : top;
 }
 
 void encode_block(const Block& block, float absmax, std::array<std::int32_t, kNf4Block>& q) {
   q.fill(0);
-  const float scale = flushed_reciprocal(absmax);
+  const float scale = nf4_reciprocal(absmax);
   Block scaled;
   for (std::size_t i = 0; i < block.size(); ++i) scaled[i] = block[i] * scale;
   for (const float threshold : kNf4Thresholds) {
@@ -78,12 +65,11 @@ void encode_block(const Block& block, float absmax, std::array<std::int32_t, kNf
   }
 }
 
+// The free nibble of an odd count holds the code of the zero that fills the block up.
 void pack_block(const std::array<std::int32_t, kNf4Block>& q, std::int64_t count, std::uint8_t* codes) {
-  for (std::int64_t i = 0; i + 1 < count; i += 2) {
-    codes[i / 2] = static_cast<std::uint8_t>(q[static_cast<std::size_t>(i)] << 4 | q[static_cast<std::size_t>(i + 1)]);
-  }
-  if (count % 2 != 0) {
-    codes[count / 2] = static_cast<std::uint8_t>(q[static_cast<std::size_t>(count - 1)] << 4 | kPadCode);
+  for (std::int64_t i = 0; i < nf4_code_bytes(count); ++i) {
+    const auto even = static_cast<std::size_t>(2 * i);
+    codes[i] = static_cast<std::uint8_t>(q[even] << 4 | q[even + 1]);
   }
 }
 
@@ -97,55 +83,7 @@ std::int64_t first_bad(const Block& block) {
                               name, index, std::isnan(value) ? "NaN" : "infinite"));
 }
 
-// The GPU's search: binary from the middle of the map, then the nearer of two neighbours; a tie and NaN stay.
-std::uint8_t nested_code(float value, const std::array<float, 256>& map) {
-  int pivot = 127;
-  int upper = 255;
-  int lower = 0;
-  for (int step = 64; step > 0; step /= 2) {
-    const bool above = value > map[static_cast<std::size_t>(pivot)];
-    (above ? lower : upper) = pivot;
-    pivot += above ? step : -step;
-  }
-  const float here = map[static_cast<std::size_t>(pivot)];
-  if (value > here) {
-    const float middle = (map[static_cast<std::size_t>(upper)] + here) * 0.5F;
-    return static_cast<std::uint8_t>(value > middle ? upper : pivot);
-  }
-  const float middle = (map[static_cast<std::size_t>(lower)] + here) * 0.5F;
-  return static_cast<std::uint8_t>(value < middle ? lower : pivot);
-}
-
-std::array<float, 256> make_nested_map() {
-  std::array<float, 256> map{};
-  std::size_t filled = 0;
-  for (int i = 0; i < 7; ++i) {
-    const int intervals = 1 << i;
-    // torch.linspace in fp32: from the nearer end.
-    const float step = (1.0F - 0.1F) / static_cast<float>(intervals);
-    const auto edge = [&](int k) {
-      return k < (intervals + 1) / 2 ? 0.1F + step * static_cast<float>(k)
-                                     : 1.0F - step * static_cast<float>(intervals - k);
-    };
-    const auto power = static_cast<float>(std::pow(10.0, i - 6));
-    for (int k = 0; k < intervals; ++k) {
-      const float value = (edge(k) + edge(k + 1)) / 2.0F * power;
-      map[filled++] = value;
-      map[filled++] = -value;
-    }
-  }
-  map[filled++] = 0.0F;
-  map[filled++] = 1.0F;
-  std::sort(map.begin(), map.end());
-  return map;
-}
-
 }  // namespace
-
-const std::array<float, 256>& nf4_nested_map() {
-  static const std::array<float, 256> map = make_nested_map();
-  return map;
-}
 
 void nf4_quantize(const void* values, ElementType type, std::int64_t count, std::uint8_t* codes, float* absmax,
                   std::string_view name) {
@@ -171,29 +109,6 @@ void nf4_quantize(const void* values, ElementType type, std::int64_t count, std:
       pack_block(q, inside, codes + begin / 2);
     }
   });
-}
-
-float nf4_nest_absmax(const float* absmax, std::int64_t blocks, std::uint8_t* absmax_codes, float* nested_absmax) {
-  if (blocks == 0) return 0.0F;
-  double sum = 0.0;
-  for (std::int64_t b = 0; b < blocks; ++b) sum += static_cast<double>(absmax[b]);
-  const auto offset = static_cast<float>(sum / static_cast<double>(blocks));
-
-  const std::array<float, 256>& map = nf4_nested_map();
-  parallel_for(nf4_nested_blocks(blocks), 16, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t n = first; n < last; ++n) {
-      const std::int64_t begin = n * kNf4NestedBlock;
-      const std::int64_t end = std::min(blocks, begin + kNf4NestedBlock);
-      float top = 0.0F;
-      for (std::int64_t b = begin; b < end; ++b) top = std::max(top, std::fabs(flushed(absmax[b] - offset)));
-      nested_absmax[n] = top;
-      const float scale = flushed_reciprocal(top);  // Inf where all are equal: the search sends NaN to code 0
-      for (std::int64_t b = begin; b < end; ++b) {
-        absmax_codes[b] = nested_code(flushed(absmax[b] - offset) * scale, map);
-      }
-    }
-  });
-  return offset;
 }
 
 Nf4View Nf4Tensor::view() const {

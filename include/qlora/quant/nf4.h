@@ -2,7 +2,7 @@
 //
 // Weights are flattened row-major and cut into blocks of 64 (rows are not respected). Block b: absmax[b] = max |w|,
 // code q = how many thresholds w * (1 / absmax[b]) exceeds; two codes a byte, the first in the high nibble. Decoded:
-// w' = T(kNf4Code[q] * absmax[b]): one fp32 product, one rounding to T.
+// w' = T(kNf4Code[q] * absmax[b]): one fp32 product (subnormal: 0), one rounding to T.
 // Doubly quantized ("nested"): offset = mean(absmax); absmax - offset is quantized in blocks of 256 with a signed
 // dynamic 8-bit map; decoded as map[q8] * nested_absmax[b / 256], then + offset, two roundings.
 #pragma once
@@ -46,17 +46,20 @@ constexpr std::int64_t nf4_nested_blocks(std::int64_t blocks) {
   return (blocks + kNf4NestedBlock - 1) / kNf4NestedBlock;
 }
 
-// values: `count` of type BF16, F16 or F32, aligned to their size -> codes [nf4_code_bytes], absmax [nf4_blocks] fp32.
-// As on the GPU, subnormals count as zero, a block of zeros takes code 0, one whose absmax is above 2^126 code 7; the
-// free nibble of an odd count is 7. BF16 and F16 give the GPU's bytes; for F32 the GPU takes an approximate reciprocal,
-// this function the exact one: 1 code in about 17 million differs.
-// Throws DataError, naming `name` and the index, for NaN, Inf and other types. Runs on all cores.
+// values: `count` of type BF16, F16 or F32 -> codes [nf4_code_bytes], absmax [nf4_blocks] fp32.
+// As on the GPU, subnormal values, products and reciprocals count as zero: a block of zeros takes code 0, one whose
+// absmax is above 2^126 code 7. The free nibble of an odd count is 7, or 0 where the last block is all zero. BF16 and
+// F16 give the GPU's bytes; for F32 the GPU takes an approximate reciprocal, this function the exact one: 1 code in
+// about 17 million differs. Throws DataError, naming `name` and the index, for NaN, Inf and other types. Runs on all
+// cores.
 void nf4_quantize(const void* values, ElementType type, std::int64_t count, std::uint8_t* codes, float* absmax,
                   std::string_view name = "weight");
 
 // absmax [blocks] -> absmax_codes [blocks], nested_absmax [nf4_nested_blocks(blocks)]; returns the offset: the mean,
-// summed in fp64 and rounded once (the GPU sums in fp32: an ulp of the offset may differ in some tensors).
-float nf4_nest_absmax(const float* absmax, std::int64_t blocks, std::uint8_t* absmax_codes, float* nested_absmax);
+// summed in fp32 in the order in which torch sums on a GPU of 132 multiprocessors (H100, H200; the order is the same on
+// all GPUs up to 130,560 blocks), so that the bytes are the GPU's. Throws DataError where the sum overflows.
+float nf4_nest_absmax(const float* absmax, std::int64_t blocks, std::uint8_t* absmax_codes, float* nested_absmax,
+                      std::string_view name = "weight");
 
 // What decoding reads; owns nothing. absmax is set, or the four members below it.
 struct Nf4View {

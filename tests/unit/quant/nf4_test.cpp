@@ -75,7 +75,8 @@ TEST(Nf4, EndsOfTheRangeAreTheGpus) {
   EXPECT_EQ(first_code(0x1.8p126F, 0x1.8p126F), 7);
 }
 
-TEST(Nf4, AnOddCountIsPaddedWithSeven) {
+TEST(Nf4, AnOddCountIsPaddedWithTheCodeOfZero) {
+  EXPECT_EQ(nf4_quantize(tensor_of({0.0F}), false).codes[0], 0x00);
   const Nf4Tensor tensor = nf4_quantize(tensor_of({0.5F, -0.5F, 0.5F}), false);
   ASSERT_EQ(tensor.codes.size(), 2U);
   EXPECT_EQ(tensor.codes[0], 0xf0);
@@ -95,6 +96,25 @@ TEST(Nf4, ValuesThatAreNotFiniteAreRefusedWithTheirIndex) {
       EXPECT_NE(std::string(error.what()).find("77777"), std::string::npos) << error.what();
     }
   }
+}
+
+TEST(Nf4, SubnormalProductsDecodeToZero) {
+  const std::array<std::uint8_t, 1> codes = {0xec};  // 0.7229..., 0.4407...
+  const float absmax = 0x1.8p-126F;
+  Nf4View view;
+  view.count = 2;
+  view.codes = codes.data();
+  view.absmax = &absmax;
+  std::array<float, 2> out{};
+  nf4_dequantize(view, ElementType::kF32, out.data());
+  EXPECT_EQ(out[0], kNf4Code[14] * absmax);  // 1.08 * 2^-126: still normal
+  EXPECT_EQ(out[1], 0.0F);                   // 0.66 * 2^-126
+}
+
+TEST(Nf4, ScalesThatOverflowAreRefusedForNesting) {
+  const std::vector<float> values(64 * 8, 0x1.8p127F);
+  EXPECT_NO_THROW(nf4_quantize(tensor_of(values), false));
+  EXPECT_THROW(nf4_quantize(tensor_of(values), true), DataError);
 }
 
 TEST(Nf4, IntegersAreRefused) {
