@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "qlora/adapters/options.h"
+#include "qlora/core/log.h"
 #include "qlora/core/schema_fwd.h"
 #include "qlora/data/options.h"
 #include "qlora/eval/options.h"
@@ -15,8 +16,6 @@
 #include "qlora/weights/options.h"
 
 namespace qlora {
-
-enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 // Every command has these.
 struct CommonOptions {

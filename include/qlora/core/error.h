@@ -10,8 +10,8 @@ namespace qlora {
 enum class ExitCode : int {
   kOk = 0,
   kRuntime = 1,
-  kUsage = 2,        // flags, config, a feature that is not built yet
-  kBadData = 3,      // a data set, model, tokenizer or adapter that cannot be used as it is
+  kUsage = 2,    // flags, config, a feature that is not built yet
+  kBadData = 3,  // a data set, model, tokenizer or adapter that cannot be used as it is
   kOutOfMemory = 4,
   kNetwork = 5,
   kDiverged = 6,     // NaN or Inf

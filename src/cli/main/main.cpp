@@ -1,3 +1,9 @@
-#include <cstdio>
+// The program `qlora`: the only place that exits.
+#include <string>
+#include <vector>
 
-int main() { std::puts("qlora 0.1.0"); }
+#include "qlora/cli/commands.h"
+
+int main(int count, char** arguments) {
+  return qlora::run_program(std::vector<std::string>(arguments + 1, arguments + count));
+}

@@ -1,0 +1,61 @@
+// Files and folders that appear whole or not at all: written beside their place, synced, then renamed into it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace qlora {
+
+// Replaces `path` by a file of `bytes`: temporary file, fsync, rename, fsync of the folder, which is made where it is
+// missing. Where a step fails the old file stays as it was and RuntimeFailure names the path, the bytes and the cause.
+void write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
+
+// Writes a file in pieces with the same promise. Without commit() the destructor removes what was written.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(std::string_view bytes);
+  // Writes at `offset` from the file's start and leaves the position of write() as it was.
+  void write_at(std::uint64_t offset, std::string_view bytes);
+  std::uint64_t size() const { return size_; }
+  void commit();
+
+ private:
+  [[noreturn]] void fail(const std::string& action, int error) const;
+
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  int descriptor_ = -1;
+  std::uint64_t size_ = 0;
+};
+
+// A folder that is filled as `tmp-<nonce>` beside its place. commit() syncs every file and folder in it and renames it.
+// What stood at `path` before is moved aside first and removed after; it is put back where the rename fails.
+class AtomicFolder {
+ public:
+  explicit AtomicFolder(std::filesystem::path path);
+  // Without commit() what was written is removed.
+  ~AtomicFolder();
+  AtomicFolder(const AtomicFolder&) = delete;
+  AtomicFolder& operator=(const AtomicFolder&) = delete;
+
+  // Write into this one.
+  const std::filesystem::path& temporary() const { return temporary_; }
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  bool committed_ = false;
+};
+
+// Removes `tmp-*` folders that killed runs left in `folder`; what cannot be removed stays.
+void remove_leftovers(const std::filesystem::path& folder);
+
+}  // namespace qlora

@@ -1,0 +1,75 @@
+// The program around the commands: help, version, errors as exit codes.
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "qlora/app/version.h"
+#include "qlora/cli/commands.h"
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+
+namespace qlora {
+namespace {
+
+std::string program_help() {
+  std::string text =
+      "qlora fine-tunes language models with QLoRA.\n\n"
+      "usage: qlora COMMAND [--config FILE.yaml] [--key value | key=value ...]\n\n";
+  for (const Command& command : commands()) text += fmt::format("  {:<10}{}\n", command.name, command.summary);
+  return text +
+         "\n  qlora COMMAND --help    the keys of a command\n"
+         "  qlora --reference       the keys of all commands, as Markdown\n"
+         "  qlora --version         versions of the program and of what it runs on\n";
+}
+
+std::string unknown_command(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Command& command : commands()) names.push_back(command.name);
+  const std::string near = nearest(name, names);
+  return fmt::format("unknown command \"{}\"; {}", name,
+                     near.empty() ? "known are " + joined(names) : "did you mean " + near + "?");
+}
+
+// One line of stderr for each line of the message.
+int report(const std::string& who, ExitCode code, const std::string& message) {
+  const bool colour = stderr_takes_colour();
+  const std::string prefix = who + (colour ? ": \033[31merror:\033[0m " : ": error: ");
+  for (size_t start = 0; start <= message.size();) {
+    const size_t end = std::min(message.find('\n', start), message.size());
+    std::fprintf(stderr, "%s%s\n", prefix.c_str(), message.substr(start, end - start).c_str());
+    start = end + 1;
+  }
+  return static_cast<int>(code);
+}
+
+int run_command(const std::string& name, const std::vector<std::string>& arguments) {
+  for (const Command& command : commands()) {
+    if (command.name == name) return command.run(arguments);
+  }
+  throw UsageError(unknown_command(name));
+}
+
+}  // namespace
+
+int run_program(const std::vector<std::string>& arguments) {
+  const std::string name = arguments.empty() ? "--help" : arguments[0];
+  if (name == "--help" || name == "-h" || name == "help") return std::fputs(program_help().c_str(), stdout), 0;
+  if (name == "--version") return std::fputs(version_text().c_str(), stdout), 0;
+  if (name == "--reference") return std::fputs(reference_page().c_str(), stdout), 0;
+  const bool is_command = !name.starts_with("-");
+  const std::string who = is_command ? "qlora " + name : "qlora";
+  try {
+    if (!is_command) throw UsageError("expected a command before " + name + "; see qlora --help");
+    return run_command(name, {arguments.begin() + 1, arguments.end()});
+  } catch (const Error& error) {
+    return report(who, error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return report(who, ExitCode::kOutOfMemory, "out of host memory");
+  } catch (const std::exception& error) {
+    return report(who, ExitCode::kRuntime, error.what());
+  }
+}
+
+}  // namespace qlora

@@ -1,0 +1,163 @@
+// The system calls of an atomic write, in their order, each checked.
+#include "qlora/core/atomic_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <random>
+#include <system_error>
+#include <utility>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+
+namespace qlora {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void fail_on(const std::string& action, const fs::path& path, int error, std::uint64_t bytes) {
+  const char* hint = error == ENOSPC || error == EDQUOT ? "; free some space or choose another output_dir" : "";
+  throw RuntimeFailure(
+      fmt::format("{}: cannot {} ({} bytes): {}{}", path.string(), action, bytes, std::strerror(error), hint));
+}
+
+// Makes names that no other process or thread has.
+std::string nonce() {
+  static std::atomic<std::uint64_t> counter{std::random_device{}()};
+  return fmt::format("{:x}-{:x}", getpid(), counter++);
+}
+
+void make_parents(const fs::path& path) {
+  const fs::path parent = path.parent_path();
+  std::error_code error;
+  if (!parent.empty()) fs::create_directories(parent, error);
+  if (error) fail_on("make its folder", path, error.value(), 0);
+}
+
+fs::path folder_of(const fs::path& path) {
+  return path.parent_path().empty() ? fs::path(".") : path.parent_path();
+}
+
+void sync_path(const fs::path& path, int flags) {
+  const int descriptor = open(path.c_str(), flags | O_CLOEXEC);
+  if (descriptor < 0) fail_on("open it to sync it", path, errno, 0);
+  const int result = fsync(descriptor);
+  const int error = errno;
+  close(descriptor);
+  // Some file systems cannot sync a folder, and say so with EINVAL.
+  if (result != 0 && error != EINVAL) fail_on("sync it to the disk", path, error, 0);
+}
+
+void sync_folder(const fs::path& path) {
+  sync_path(path, O_RDONLY | O_DIRECTORY);
+}
+
+void sync_tree(const fs::path& root) {
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root)) {
+    if (entry.is_directory()) sync_folder(entry.path());
+    if (entry.is_regular_file() && !entry.is_symlink()) sync_path(entry.path(), O_RDONLY);
+  }
+  sync_folder(root);
+}
+
+void rename_path(const fs::path& from, const fs::path& to) {
+  if (rename(from.c_str(), to.c_str()) != 0) fail_on("put it in its place", to, errno, 0);
+}
+
+// "a/b/" and "a/b" are the same place; the temporary folder must stand beside it, not in it.
+fs::path without_slash(fs::path path) {
+  return path.has_filename() ? path : path.parent_path();
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
+  make_parents(path_);
+  temporary_ = folder_of(path_) / fmt::format("tmp-{}.{}", path_.filename().string(), nonce());
+  descriptor_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail("create it", errno);
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ < 0) return;
+  close(descriptor_);
+  unlink(temporary_.c_str());
+}
+
+void AtomicFile::fail(const std::string& action, int error) const {
+  fail_on(action, path_, error, size_);
+}
+
+void AtomicFile::write(std::string_view bytes) {
+  write_at(size_, bytes);
+  size_ += bytes.size();
+}
+
+void AtomicFile::write_at(std::uint64_t offset, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) fail_on("write it", path_, written == 0 ? EIO : errno, offset + bytes.size());
+    bytes.remove_prefix(static_cast<std::size_t>(written));
+    offset += static_cast<std::uint64_t>(written);
+  }
+}
+
+void AtomicFile::commit() {
+  if (fsync(descriptor_) != 0) fail("sync it to the disk", errno);
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) fail("put it in its place", errno);
+  close(descriptor_);
+  descriptor_ = -1;
+  sync_folder(folder_of(path_));
+}
+
+void write_file_atomically(const fs::path& path, std::string_view bytes) {
+  AtomicFile file(path);
+  file.write(bytes);
+  file.commit();
+}
+
+AtomicFolder::AtomicFolder(fs::path path) : path_(without_slash(std::move(path))) {
+  make_parents(path_);
+  temporary_ = folder_of(path_) / fmt::format("tmp-{}", nonce());
+  std::error_code error;
+  if (!fs::create_directory(temporary_, error)) fail_on("make its folder", path_, error.value(), 0);
+}
+
+AtomicFolder::~AtomicFolder() {
+  std::error_code ignored;
+  if (!committed_) fs::remove_all(temporary_, ignored);
+}
+
+void AtomicFolder::commit() {
+  sync_tree(temporary_);
+  const fs::path aside = folder_of(path_) / fmt::format("tmp-old-{}", nonce());
+  const bool replaces = fs::exists(fs::symlink_status(path_));
+  if (replaces) rename_path(path_, aside);
+  try {
+    rename_path(temporary_, path_);
+  } catch (const Error&) {
+    if (replaces) rename_path(aside, path_);
+    throw;
+  }
+  committed_ = true;
+  sync_folder(folder_of(path_));
+  std::error_code error;
+  if (replaces) fs::remove_all(aside, error);
+  if (error) log_warning("{}: cannot be removed: {}", aside.string(), error.message());
+}
+
+void remove_leftovers(const fs::path& folder) {
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
+    if (entry.path().filename().string().starts_with("tmp-")) fs::remove_all(entry.path(), ignored);
+  }
+}
+
+}  // namespace qlora

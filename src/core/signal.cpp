@@ -1,0 +1,45 @@
+// The handler does what is safe in a handler: it sets a flag, or leaves.
+#include "qlora/core/signal.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstring>
+
+namespace qlora {
+namespace {
+
+volatile sig_atomic_t received = 0;
+
+void on_signal(int number) {
+  if (received == SIGINT && number == SIGINT) _exit(static_cast<int>(ExitCode::kInterrupted));
+  received = number;
+}
+
+}  // namespace
+
+void watch_signals() {
+  struct sigaction action;
+  std::memset(&action, 0, sizeof(action));
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+bool stop_requested() {
+  return received != 0;
+}
+
+ExitCode stop_code() {
+  if (received == SIGTERM) return ExitCode::kTerminated;
+  return received == SIGINT ? ExitCode::kInterrupted : ExitCode::kOk;
+}
+
+void throw_if_stopped() {
+  if (!stop_requested()) return;
+  throw Error(stop_code(), stop_code() == ExitCode::kTerminated ? "stopped by SIGTERM" : "stopped by SIGINT");
+}
+
+}  // namespace qlora

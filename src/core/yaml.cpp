@@ -1,0 +1,99 @@
+// yaml-cpp's nodes as our values; JSON as YAML.
+#include "qlora/core/yaml.h"
+
+#include <fstream>
+#include <sstream>
+
+#include <spdlog/fmt/fmt.h>
+#include <yaml-cpp/yaml.h>
+
+#include "qlora/core/error.h"
+
+namespace qlora {
+namespace {
+
+constexpr int kMostValues = 100'000;
+
+class Converter {
+ public:
+  explicit Converter(const std::string& origin) : origin_(origin) {}
+
+  Value convert(const YAML::Node& node) {
+    if (++count_ > kMostValues) throw UsageError(origin_ + ": has more than 100,000 values; are its aliases nested?");
+    Value value;
+    value.place = place(node);
+    if (node.IsScalar()) {
+      value.text = node.Scalar();
+      value.quoted = node.Tag() == "!";
+      value.kind = Value::Kind::kScalar;
+    } else if (node.IsSequence()) {
+      value.kind = Value::Kind::kList;
+      for (const YAML::Node& item : node) value.items.push_back(convert(item));
+    } else if (node.IsMap()) {
+      value.kind = Value::Kind::kMap;
+      for (const auto& pair : node) value.entries.push_back(entry(pair.first, pair.second));
+    }
+    return value;
+  }
+
+ private:
+  Place place(const YAML::Node& node) const {
+    const YAML::Mark mark = node.Mark();
+    return {origin_, mark.line + 1, mark.column + 1};
+  }
+
+  Entry entry(const YAML::Node& key, const YAML::Node& value) {
+    if (!key.IsScalar()) throw UsageError(place(key).text() + ": a key must be text");
+    Entry made{key.Scalar(), place(key), convert(value)};
+    // An empty value has no place of its own.
+    if (made.value.kind == Value::Kind::kNull) made.value.place = made.place;
+    return made;
+  }
+
+  const std::string& origin_;
+  int count_ = 0;
+};
+
+bool is_plain(const std::string& text) {
+  constexpr std::string_view kInner = "_./-+";
+  if (text.empty() || text == "null" || text == "Null" || text == "NULL" || text == "~") return false;
+  if (text[0] == '-' || text[0] == '+') return false;
+  for (const unsigned char c : text) {
+    if (std::isalnum(c) == 0 && kInner.find(static_cast<char>(c)) == std::string_view::npos) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Value parse_yaml(const std::string& text, const std::string& origin) {
+  try {
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.empty()) return Value();
+    if (documents.size() > 1) {
+      const YAML::Mark mark = documents[1].Mark();
+      throw UsageError(
+          fmt::format("{}:{}:{}: a second document; a config is one", origin, mark.line + 1, mark.column + 1));
+    }
+    return Converter(origin).convert(documents[0]);
+  } catch (const YAML::Exception& error) {
+    throw UsageError(
+        fmt::format("{}:{}:{}: not YAML: {}", origin, error.mark.line + 1, error.mark.column + 1, error.msg));
+  }
+}
+
+Value read_yaml(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  // Streaming an empty file sets failbit on `text`: it is no error here.
+  if (!file || std::filesystem::is_directory(path)) throw UsageError(path.string() + ": cannot be read: no such file");
+  text << file.rdbuf();
+  return parse_yaml(text.str(), path.string());
+}
+
+std::string yaml_line(const Json& value) {
+  if (value.is_string() && is_plain(value.get<std::string>())) return value.get<std::string>();
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace qlora

@@ -1,0 +1,63 @@
+// The declarations of the model's keys.
+#include "qlora/weights/options.h"
+
+#include <filesystem>
+#include <regex>
+
+#include "qlora/core/schema.h"
+
+namespace qlora {
+namespace {
+
+// What is neither a folder nor looks like a path is a name on the Hub.
+std::string hub_model(const std::string& name) {
+  static const std::regex kHubId("[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+");
+  if (!std::regex_match(name, kHubId) || std::filesystem::exists(name)) return "";
+  return "\"" + name + "\" is no folder here, and fetching a model from the Hub";
+}
+
+}  // namespace
+
+void declare(Schema<ModelOptions>& schema) {
+  using M = ModelOptions;
+  schema.key("model_name_or_path", &M::model_name_or_path, "The model: a folder in Hugging Face layout.")
+      .synonyms({"base_model", "model"})
+      .not_built_yet_where(hub_model);
+  schema.key("method", &M::method, "Train adapters over a 4-bit base, adapters over a 16-bit base, or all weights.")
+      .choices({{"qlora", Method::kQlora}, {"lora", Method::kLora}, {"full", Method::kFull}});
+  schema
+      .key("load_in_4bit", &M::load_in_4bit,
+           "Quantize the base. Unset: as `method` says (train), as the adapter was trained (eval, chat; a bare base is "
+           "not quantized).")
+      .synonym("quantization_bit", {{"4", "true"}});
+  schema.key("bnb_4bit_quant_type", &M::bnb_4bit_quant_type, "The 4-bit code.")
+      .choices({{"nf4", QuantType::kNf4}, {"fp4", QuantType::kFp4}})
+      .synonyms({"quantization_type"})
+      .not_built_yet({"fp4"});
+  schema
+      .key("use_bnb_nested_quant", &M::use_bnb_nested_quant,
+           "Double quantization: the scales of the 4-bit blocks are quantized, too.")
+      .synonyms({"double_quantization", "bnb_4bit_use_double_quant"})
+      .synonym("quantize", {{"bnb.nf4-dq", "true"}, {"bnb.nf4", "false"}});
+  schema
+      .key("dtype", &M::dtype,
+           "The type that is computed in. auto: bfloat16 where the device has it, float32 on the CPU.")
+      .choices({{"auto", ComputeDtype::kAuto},
+                {"bfloat16", ComputeDtype::kBfloat16},
+                {"float16", ComputeDtype::kFloat16},
+                {"float32", ComputeDtype::kFloat32}})
+      .spelt({{"bf16", "bfloat16"}, {"fp16", "float16"}, {"fp32", "float32"}})
+      .synonyms({"bnb_4bit_compute_dtype", "torch_dtype"})
+      .synonym("bf16", {{"true", "bfloat16"}, {"auto", "auto"}})
+      .synonym("fp16", {{"true", "float16"}});
+  schema.key("matmul_dtype", &M::matmul_dtype, "The type of the matrix products. auto: that of dtype.")
+      .choices({{"auto", MatmulDtype::kAuto}, {"fp8", MatmulDtype::kFp8}})
+      .not_built_yet({"fp8"});
+  schema.rule("method", [](const M& m) -> std::string {
+    if (!m.load_in_4bit || *m.load_in_4bit == (m.method == Method::kQlora)) return "";
+    return *m.load_in_4bit ? "only qlora loads the base in 4 bits; load_in_4bit: true contradicts it"
+                           : "qlora loads the base in 4 bits; load_in_4bit: false contradicts it (method: lora?)";
+  });
+}
+
+}  // namespace qlora
