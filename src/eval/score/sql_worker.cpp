@@ -1,0 +1,285 @@
+#include "qlora/eval/score/sql_worker.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <list>
+#include <map>
+#include <memory>
+#include <new>
+#include <stdexcept>
+
+#include <sqlite3.h>
+
+#include "qlora/eval/score/result_table.h"
+#include "qlora/eval/score/spider_schema.h"
+#include "qlora/eval/score/sql_text.h"
+
+namespace qlora {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Statement = std::unique_ptr<sqlite3_stmt, decltype(&sqlite3_finalize)>;
+
+constexpr int kOpsBetweenLooksAtTheClock = 2000;
+constexpr size_t kOpenDatabases = 16;
+
+// A query that cannot be scored, and what that makes of the prediction.
+struct QueryFailure : std::runtime_error {
+  QueryFailure(ExecutionOutcome o, const std::string& what) : std::runtime_error(what), outcome(o) {}
+  ExecutionOutcome outcome;
+};
+
+int authorize(void*, int action, const char*, const char* function, const char*, const char*) {
+  if (action == SQLITE_SELECT || action == SQLITE_READ || action == SQLITE_RECURSIVE) return SQLITE_OK;
+  const bool harmless = action == SQLITE_FUNCTION && std::strcmp(function, "load_extension") != 0 &&
+                        std::strcmp(function, "fts3_tokenizer") != 0;
+  return harmless ? SQLITE_OK : SQLITE_DENY;
+}
+
+int past_deadline(void* deadline) {
+  return Clock::now() > *static_cast<Clock::time_point*>(deadline) ? 1 : 0;
+}
+
+void limit(sqlite3* db) {
+  sqlite3_limit(db, SQLITE_LIMIT_LENGTH, 16 << 20);
+  sqlite3_limit(db, SQLITE_LIMIT_SQL_LENGTH, 1 << 20);
+  sqlite3_limit(db, SQLITE_LIMIT_VDBE_OP, 1 << 20);
+  sqlite3_limit(db, SQLITE_LIMIT_ATTACHED, 0);
+  sqlite3_limit(db, SQLITE_LIMIT_WORKER_THREADS, 0);
+  sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0, nullptr);
+  sqlite3_db_config(db, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
+  sqlite3_db_config(db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, nullptr);
+}
+
+// The databases of the last jobs, kept open.
+class Databases {
+ public:
+  explicit Databases(Clock::time_point* deadline) : deadline_(deadline) {}
+
+  sqlite3* open(const std::string& path) {
+    for (auto it = open_.begin(); it != open_.end(); ++it) {
+      if (it->first != path) continue;
+      open_.splice(open_.begin(), open_, it);
+      return open_.front().second.get();
+    }
+    if (open_.size() == kOpenDatabases) open_.pop_back();
+    open_.emplace_front(path, connect(path));
+    return open_.front().second.get();
+  }
+
+ private:
+  using Connection = std::unique_ptr<sqlite3, decltype(&sqlite3_close)>;
+
+  Connection connect(const std::string& path) const {
+    sqlite3* raw = nullptr;
+    const int rc = sqlite3_open_v2(immutable_sqlite_uri(path).c_str(), &raw,
+                                   SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX, nullptr);
+    Connection db(raw, sqlite3_close);
+    if (rc != SQLITE_OK) {
+      throw QueryFailure(ExecutionOutcome::kGoldFailed, path + ": cannot be opened: " + sqlite3_errstr(rc));
+    }
+    sqlite3_exec(raw, "PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0", nullptr, nullptr, nullptr);
+    limit(raw);
+    sqlite3_set_authorizer(raw, authorize, nullptr);
+    sqlite3_progress_handler(raw, kOpsBetweenLooksAtTheClock, past_deadline, deadline_);
+    return db;
+  }
+
+  Clock::time_point* deadline_;
+  std::list<std::pair<std::string, Connection>> open_;
+};
+
+[[noreturn]] void fail_with(sqlite3* db, int rc) {
+  const int primary = rc & 0xff;
+  const auto outcome = primary == SQLITE_INTERRUPT                           ? ExecutionOutcome::kTimeout
+                       : primary == SQLITE_NOMEM || primary == SQLITE_TOOBIG ? ExecutionOutcome::kMemory
+                                                                             : ExecutionOutcome::kError;
+  throw QueryFailure(outcome, sqlite3_errmsg(db));
+}
+
+// Compiles the one statement of `sql`; throws where there is none, more than one, or one that may not run.
+Statement compile(sqlite3* db, const std::string& sql) {
+  if (sql.find('\0') != std::string::npos) throw QueryFailure(ExecutionOutcome::kError, "a NUL character");
+  const char* tail = nullptr;
+  sqlite3_stmt* raw = nullptr;
+  int rc = sqlite3_prepare_v2(db, sql.c_str(), static_cast<int>(sql.size()) + 1, &raw, &tail);
+  Statement statement(raw, sqlite3_finalize);
+  if (rc != SQLITE_OK) fail_with(db, rc);
+  if (raw == nullptr) throw QueryFailure(ExecutionOutcome::kEmpty, "no statement");
+  // VACUUM and REINDEX are not shown to the authorizer.
+  if (sqlite3_column_count(raw) == 0 || sqlite3_stmt_readonly(raw) == 0) {
+    throw QueryFailure(ExecutionOutcome::kError, "no query");
+  }
+  while (tail != nullptr && *tail != '\0') {
+    sqlite3_stmt* next = nullptr;
+    rc = sqlite3_prepare_v2(db, tail, -1, &next, &tail);
+    const Statement second(next, sqlite3_finalize);
+    if (rc != SQLITE_OK) fail_with(db, rc);
+    if (next != nullptr) throw QueryFailure(ExecutionOutcome::kError, "more than one statement");
+  }
+  return statement;
+}
+
+ValuePool::Value value_at(sqlite3_stmt* statement, int column) {
+  const auto bytes = [&](const void* data) {
+    return std::string_view(static_cast<const char*>(data),
+                            static_cast<size_t>(sqlite3_column_bytes(statement, column)));
+  };
+  switch (sqlite3_column_type(statement, column)) {
+    case SQLITE_INTEGER:
+      return ValuePool::integer(sqlite3_column_int64(statement, column));
+    case SQLITE_FLOAT:
+      return ValuePool::real(sqlite3_column_double(statement, column));
+    case SQLITE_TEXT:
+      return ValuePool::text(bytes(sqlite3_column_text(statement, column)));
+    case SQLITE_BLOB:
+      return ValuePool::blob(bytes(sqlite3_column_blob(statement, column)));
+    default:
+      return ValuePool::null();
+  }
+}
+
+// The gold's result on one database, with the values that occur in it.
+struct GoldResult {
+  explicit GoldResult(size_t memory) : pool(memory) {}
+  ValuePool pool;
+  ResultTable table;
+};
+
+class Worker {
+ public:
+  Worker(int socket, const SandboxLimits& limits) : socket_(socket), limits_(limits), databases_(&deadline_) {}
+
+  void serve(const std::string& message) {
+    WireReader in(message);
+    databases_in_job_.resize(in.number());
+    for (auto& database : databases_in_job_) database = in.text();
+    gold_ = executable_gold(in.text());
+    order_matters_ = order_matters(gold_);
+    golds_.clear();
+    const uint64_t count = in.number();
+    for (uint64_t i = 0; i < count; ++i) {
+      const ExecutionVerdict verdict = judge(in.text());
+      say(event(WorkerEvent::kVerdict).number(static_cast<uint64_t>(verdict.outcome)).text(verdict.message));
+    }
+    golds_.clear();
+    say(event(WorkerEvent::kJobDone));
+  }
+
+ private:
+  static WireWriter event(WorkerEvent what) { return WireWriter().number(static_cast<uint64_t>(what)); }
+  void say(const WireWriter& message) const { send_message(socket_, message.bytes()); }
+
+  void start_query(bool gold) {
+    say(event(WorkerEvent::kQueryStarts).number(gold ? 1 : 0));
+    deadline_ =
+        Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(limits_.seconds));
+  }
+
+  ExecutionVerdict judge(const std::string& prediction) {
+    ExecutionVerdict verdict;
+    check_syntax(prediction, verdict);
+    if (trim(prediction).empty()) return verdict;
+    try {
+      verdict.outcome = ExecutionOutcome::kEqual;
+      for (const auto& database : databases_in_job_) {
+        if (equal_on(database, executable_prediction(prediction))) continue;
+        verdict.outcome = ExecutionOutcome::kDifferent;
+        break;
+      }
+    } catch (const QueryFailure& failure) {
+      verdict.outcome = failure.outcome;
+      verdict.message = failure.what();
+    } catch (const std::bad_alloc&) {
+      verdict.outcome = ExecutionOutcome::kMemory;
+    }
+    return verdict;
+  }
+
+  void check_syntax(const std::string& prediction, ExecutionVerdict& verdict) {
+    start_query(false);
+    try {
+      compile(databases_.open(databases_in_job_.at(0)), prediction);
+      say(event(WorkerEvent::kSyntaxValid));
+    } catch (const QueryFailure& failure) {
+      verdict.message = failure.what();
+    } catch (const std::bad_alloc&) {
+      verdict.message = "out of memory";
+    }
+  }
+
+  // The gold runs first, on each database once a job.
+  const GoldResult& gold_on(const std::string& database) {
+    if (const auto found = golds_.find(database); found != golds_.end()) return *found->second;
+    start_query(true);
+    try {
+      auto result = std::make_unique<GoldResult>(limits_.memory_bytes / 4);
+      sqlite3* db = databases_.open(database);
+      const Statement statement = compile(db, gold_);
+      read_gold(db, statement.get(), *result);
+      return *golds_.emplace(database, std::move(result)).first->second;
+    } catch (const std::exception& failure) {
+      throw QueryFailure(ExecutionOutcome::kGoldFailed, failure.what());
+    }
+  }
+
+  static void read_gold(sqlite3* db, sqlite3_stmt* statement, GoldResult& result) {
+    const int columns = sqlite3_column_count(statement);
+    result.table.columns = static_cast<size_t>(columns);
+    int rc = SQLITE_OK;
+    while ((rc = sqlite3_step(statement)) == SQLITE_ROW) {
+      for (int c = 0; c < columns; ++c) result.table.cells.push_back(result.pool.add(value_at(statement, c)));
+    }
+    if (rc != SQLITE_DONE) fail_with(db, rc);
+  }
+
+  // Row by row, no further than to the first value, row or column that the gold does not have: so the prediction's
+  // result never takes more room than the gold's.
+  bool equal_on(const std::string& database, const std::string& prediction) {
+    const GoldResult& gold = gold_on(database);
+    start_query(false);
+    sqlite3* db = databases_.open(database);
+    const Statement statement = compile(db, prediction);
+    const int columns = sqlite3_column_count(statement.get());
+    ResultTable table;
+    table.columns = static_cast<size_t>(columns);
+    int rc = SQLITE_OK;
+    while ((rc = sqlite3_step(statement.get())) == SQLITE_ROW) {
+      if (table.columns != gold.table.columns || table.rows() == gold.table.rows()) return false;
+      for (int c = 0; c < columns; ++c) {
+        const auto cell = gold.pool.find(value_at(statement.get(), c));
+        if (!cell) return false;
+        table.cells.push_back(*cell);
+      }
+    }
+    if (rc != SQLITE_DONE) fail_with(db, rc);
+    return results_equal(gold.table, table, order_matters_, gold.pool);
+  }
+
+  int socket_;
+  SandboxLimits limits_;
+  Clock::time_point deadline_;
+  Databases databases_;
+  std::vector<std::string> databases_in_job_;
+  std::string gold_;
+  bool order_matters_ = false;
+  std::map<std::string, std::unique_ptr<GoldResult>> golds_;
+};
+
+}  // namespace
+
+void run_sql_worker(int socket, const SandboxLimits& limits) {
+  confine_process(socket, limits);
+  sqlite3_hard_heap_limit64(static_cast<sqlite3_int64>(limits.memory_bytes / 2));
+  Worker worker(socket, limits);
+  try {
+    while (const auto message = receive_message(socket)) worker.serve(*message);
+  } catch (const std::exception&) {
+    ::_exit(1);  // the parent sees the closed socket
+  }
+  ::_exit(0);
+}
+
+}  // namespace qlora
