@@ -1,0 +1,81 @@
+// A decoder-only language model: blocks of operations over a WeightStore and a ParameterSet.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "qlora/models/config.h"
+#include "qlora/nn/block.h"
+#include "qlora/nn/head.h"
+#include "qlora/nn/parameters.h"
+#include "qlora/nn/projection.h"
+#include "qlora/quant/weight_store.h"
+
+namespace qlora {
+
+// How one linear is adapted.
+struct LoraSettings {
+  std::int64_t rank = 16;
+  double scale = 2.0;
+  double dropout = 0.0;
+};
+
+// What is trained. Linears are named as in the checkpoint without ".weight": "model.layers.0.self_attn.q_proj".
+struct TrainingPlan {
+  bool full = false;                                                           // every weight
+  std::function<std::optional<LoraSettings>(const std::string& linear)> lora;  // else these, over frozen weights
+  std::uint64_t seed = 0;                                                      // of dropout masks
+};
+
+struct AdapterPlace {
+  std::string linear;
+  std::int64_t in = 0, out = 0;
+  LoraSettings settings;
+  ParameterSet::Id a = -1, b = -1;
+};
+
+enum class HeadKind { kLoss, kNll, kLogits };
+
+class Decoder {
+ public:
+  // Builds the architecture that config.model_type names. Weights of an earlier decoder in `store` are shared: several
+  // adapters over one base. Throws UsageError listing what is known for an unknown model_type.
+  Decoder(ModelConfig config, std::shared_ptr<WeightStore> store, const TrainingPlan& plan);
+
+  const ModelConfig& config() const { return config_; }
+  ParameterSet& parameters() { return parameters_; }
+  WeightStore& store() { return *store_; }
+  const std::vector<AdapterPlace>& adapters() const { return adapters_; }
+  at::ScalarType dtype() const { return store_->dtype(); }
+  at::Device device() const { return store_->device(); }
+
+  // The blocks of a pass that ends in this head. They share operations, so weights, with each other.
+  const std::vector<Block>& blocks(HeadKind head) const;
+
+  // Where a checkpoint's tensor goes: a parameter (method full) or the store. False: the model has no such weight.
+  bool wants(const std::string& name) const;
+  void put(const std::string& name, const at::Tensor& values);
+  std::vector<std::string> missing() const;
+
+  // A uniform in +-1/sqrt(in) (kaiming_uniform with a = sqrt(5), as PEFT), or normal with deviation 1/rank; B zero.
+  void initialize_adapters(std::uint64_t seed, bool gaussian);
+  // Normal with deviation initializer_range for matrices, ones for norms, zeros for biases: as transformers does.
+  void initialize_weights(std::uint64_t seed);
+
+ private:
+  friend class DecoderBuilder;
+  ModelConfig config_;
+  std::shared_ptr<WeightStore> store_;
+  ParameterSet parameters_;
+  std::vector<AdapterPlace> adapters_;
+  std::vector<Block> loss_, nll_, logits_;
+  std::vector<std::string> filled_;  // parameters that put() has filled
+};
+
+// The linears of an architecture that an adapter can sit on (all but the output head), in the model's order.
+std::vector<std::string> linear_names(const ModelConfig& config);
+
+}  // namespace qlora

@@ -1,0 +1,47 @@
+// What one pass through a model works on: tokens of several rows, packed without padding.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace qlora {
+
+class KvCache;
+
+// What buffers are planned for. Batches of one bucket share a plan.
+struct BatchShape {
+  std::int64_t tokens = 0;    // T, the bucket's size: rows of every activation
+  std::int64_t labelled = 0;  // M, the most rows that go through the output head
+
+  friend bool operator==(const BatchShape&, const BatchShape&) = default;
+};
+
+// T real tokens of S rows, then a tail up to the bucket's size that belongs to no row: its activations stay finite, its
+// gradients are zero, nothing counts it.
+struct Batch {
+  at::Tensor ids;                        // int64 [T], 0 in the tail
+  at::Tensor positions;                  // int64 [T], restarting at 0 in each row
+  at::Tensor bounds;                     // int32 [S+1] on the device: row s is [bounds[s], bounds[s+1])
+  at::Tensor labelled;                   // int64 [M]: the tokens whose next token is predicted
+  at::Tensor targets;                    // int64 [M]: what they predict; undefined where only logits are wanted
+  std::vector<std::int64_t> row_bounds;  // `bounds` on the host
+  std::vector<std::int64_t> row_keys;    // [S] the row's index in the effective batch: the key of its dropout masks
+  std::int64_t max_length = 0;           // of the longest row
+  double loss_scale = 1.0;               // 1 / labelled tokens of the whole effective batch
+  std::uint64_t step = 0;                // optimizer step: the key of dropout masks
+  bool training = false;                 // dropout is on
+
+  // Generation: rows continue what the cache holds. Null in training.
+  KvCache* cache = nullptr;
+  std::vector<std::int64_t> cache_slots;  // [S] the slot of each row
+
+  std::int64_t real_tokens() const { return row_bounds.empty() ? 0 : row_bounds.back(); }
+  std::int64_t sequences() const { return static_cast<std::int64_t>(row_bounds.size()) - 1; }
+};
+
+// The bucket of a token count: at most a sixteenth more, so that few plans serve all batches.
+std::int64_t token_bucket(std::int64_t tokens);
+
+}  // namespace qlora

@@ -1,0 +1,82 @@
+// The end of a decoder: final norm and output head, over the labelled rows alone. All logits of a batch never exist.
+#pragma once
+
+#include <memory>
+
+#include "qlora/nn/rms_norm.h"
+
+namespace qlora {
+
+// What the three heads below share: the last hidden state's labelled rows, normalized, times the head in chunks of
+// rows.
+class Head {
+ public:
+  Head(RmsNorm norm, Weight weight, std::int64_t vocabulary, Dtype dtype);
+
+  std::int64_t columns() const { return norm_.columns(); }
+  std::int64_t vocabulary() const { return vocabulary_; }
+  Dtype dtype() const { return dtype_; }
+  bool trainable() const { return norm_.trainable() || weight_.trainable(); }
+  std::int64_t chunk_rows(const BatchShape& shape) const;
+
+  // The buffers of rows and norm, first in every head's plan.
+  std::vector<BufferSpec> row_buffers(const BatchShape& shape, Life life) const;
+  enum RowBuffer { kRows, kNormed, kInverse, kWide, kRowBufferCount };
+  // Fills kRows and kNormed for the batch's labelled tokens; returns the normed rows [M, columns].
+  at::Tensor gather(const Batch& batch, const OperationViews& views) const;
+  // Logits of some normed rows in the accumulation type: [rows, vocabulary], in `out`.
+  void logits(const at::Tensor& normed, const at::Tensor& out) const;
+
+  RmsNorm norm_;
+  Weight weight_;  // [vocabulary, columns]
+
+ private:
+  std::int64_t vocabulary_;
+  Dtype dtype_;
+};
+
+// Training: out [1] = loss_scale * sum over labelled tokens of -log softmax(logits)[target]. Its forward pass also
+// makes the gradient of the hidden state, chunk by chunk, so that backward only scatters it.
+class LossHead : public Operation {
+ public:
+  explicit LossHead(std::shared_ptr<const Head> head) : head_(std::move(head)) {}
+  std::string_view name() const override { return "loss_head"; }
+  OperationPlan plan(const BatchShape& shape) const override;
+  OperationTraits traits() const override;
+  bool trainable() const override { return true; }  // the root of all gradients
+  void forward(const Batch& batch, const OperationViews& views) override;
+  void backward(const Batch& batch, const OperationViews& views) override;
+
+ private:
+  std::shared_ptr<const Head> head_;
+};
+
+// Evaluation: out [M] = -log softmax(logits)[target] of each labelled token.
+class NllHead : public Operation {
+ public:
+  explicit NllHead(std::shared_ptr<const Head> head) : head_(std::move(head)) {}
+  std::string_view name() const override { return "nll_head"; }
+  OperationPlan plan(const BatchShape& shape) const override;
+  OperationTraits traits() const override;
+  void forward(const Batch& batch, const OperationViews& views) override;
+  void backward(const Batch&, const OperationViews&) override {}
+
+ private:
+  std::shared_ptr<const Head> head_;
+};
+
+// Generation: out [M, vocabulary] = logits of the labelled tokens, in the accumulation type.
+class LogitsHead : public Operation {
+ public:
+  explicit LogitsHead(std::shared_ptr<const Head> head) : head_(std::move(head)) {}
+  std::string_view name() const override { return "logits_head"; }
+  OperationPlan plan(const BatchShape& shape) const override;
+  OperationTraits traits() const override;
+  void forward(const Batch& batch, const OperationViews& views) override;
+  void backward(const Batch&, const OperationViews&) override {}
+
+ private:
+  std::shared_ptr<const Head> head_;
+};
+
+}  // namespace qlora

@@ -1,0 +1,34 @@
+// The compiled programs of one pass, one a batch shape, over one arena.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "qlora/nn/program.h"
+
+namespace qlora {
+
+class ProgramCache {
+ public:
+  // `blocks` must outlive the cache. `keep`: one policy a block.
+  ProgramCache(const std::vector<Block>& blocks, Pass pass, std::vector<Keep> keep, at::Device device);
+
+  // The program of the batch's bucket; compiled and bound at its first use. The arena grows to the largest seen.
+  Program& program_for(const Batch& batch);
+
+  std::int64_t arena_bytes() const { return arena_.defined() ? arena_.numel() : 0; }
+
+ private:
+  const std::vector<Block>& blocks_;
+  Pass pass_;
+  std::vector<Keep> keep_;
+  at::Device device_;
+  at::Tensor arena_;
+  std::map<std::pair<std::int64_t, std::int64_t>, std::unique_ptr<Program>> programs_;
+};
+
+// The same policy for every layer. The embedding and the head have nothing to make again.
+std::vector<Keep> uniform_keep(const std::vector<Block>& blocks, Keep keep);
+
+}  // namespace qlora

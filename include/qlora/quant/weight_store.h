@@ -1,0 +1,88 @@
+// Owns the frozen weights of a model, in 4 bits or dense, and hands them out in the type that products want.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "qlora/core/host_tensor.h"
+#include "qlora/quant/nf4.h"
+
+namespace qlora {
+
+// What the store does with weights whose members ask to be quantized.
+struct WeightPolicy {
+  bool quantize = false;                    // false: everything is kept dense
+  bool nested = true;                       // quantize the blocks' absmax, too
+  std::int64_t dequantize_cache_bytes = 0;  // how much may stay dequantized; the numbers are the same either way
+};
+
+struct WeightMember {
+  std::string name;  // as in the checkpoint
+  Shape shape;       // [out, in], or [n] for a vector
+  bool quantize;     // a linear of the model's body, under WeightPolicy::quantize
+};
+
+// Weights live in groups: what one product uses together (Q, K and V; gate and up), stacked along the first dimension.
+// Each member is quantized by itself, with its own nested scales.
+class WeightStore {
+ public:
+  using Group = int;
+
+  WeightStore(at::Device device, at::ScalarType dtype, WeightPolicy policy);
+
+  // The group of these members: the one there is where their names are known already.
+  Group add(std::vector<WeightMember> members);
+
+  bool has(const std::string& name) const { return places_.contains(name); }
+  const WeightMember& member(const std::string& name) const;
+
+  // Takes one member's values (any float type, any device), converts or quantizes them. Throws DataError naming the
+  // tensor for a wrong shape and for NaN or Inf.
+  void put(const std::string& name, const at::Tensor& values);
+  void put(const std::string& name, Nf4Tensor codes);
+
+  std::vector<std::string> missing() const;  // members that no put() has filled
+
+  // The group's weights [sum of out, in] in dtype(). Valid until the next call for another quantized group.
+  at::Tensor materialize(Group group);
+
+  // One member as it computes: dense in float32, or dequantized from its codes in float32.
+  at::Tensor dequantized(const std::string& name) const;
+
+  at::ScalarType dtype() const { return dtype_; }
+  at::Device device() const { return device_; }
+  std::int64_t bytes() const;          // codes, scales and dense weights
+  std::int64_t scratch_bytes() const;  // the buffer that dequantized groups pass through, and the cache
+
+ private:
+  struct Slot {
+    WeightMember member;
+    Nf4Tensor codes;
+    bool filled = false;
+    std::int64_t first_row = 0;
+  };
+  struct GroupState {
+    std::vector<Slot> slots;
+    Shape shape;  // of the stacked whole
+    bool quantized = false;
+    at::Tensor dense;  // where not quantized, or cached
+    bool cached = false;
+  };
+  Slot& slot(const std::string& name);
+  void dequantize_into(const GroupState& group, const at::Tensor& out) const;
+
+  at::Device device_;
+  at::ScalarType dtype_;
+  WeightPolicy policy_;
+  std::vector<GroupState> groups_;
+  std::unordered_map<std::string, std::pair<Group, std::size_t>> places_;
+  at::Tensor scratch_;
+  Group in_scratch_ = -1;
+  std::int64_t cache_left_;
+};
+
+}  // namespace qlora

@@ -1,0 +1,113 @@
+#include "qlora/models/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/isfinite.h>
+#include <fmt/format.h>
+
+#include "qlora/core/error.h"
+#include "qlora/models/architecture.h"
+
+namespace qlora {
+namespace {
+
+at::Generator generator(std::uint64_t seed) {
+  return at::detail::createCPUGenerator(seed);
+}
+
+}  // namespace
+
+Decoder::Decoder(ModelConfig config, std::shared_ptr<WeightStore> store, const TrainingPlan& plan)
+    : config_(std::move(config)), store_(std::move(store)) {
+  DecoderBuilder builder(*this, plan);
+  find_architecture(config_.model_type, "config.json").build(builder);
+  parameters_.allocate(store_->device(), store_->dtype());
+}
+
+const std::vector<Block>& Decoder::blocks(HeadKind head) const {
+  switch (head) {
+    case HeadKind::kLoss:
+      return loss_;
+    case HeadKind::kNll:
+      return nll_;
+    default:
+      return logits_;
+  }
+}
+
+bool Decoder::wants(const std::string& name) const {
+  return parameters_.find(name) || store_->has(name);
+}
+
+void Decoder::put(const std::string& name, const at::Tensor& values) {
+  const auto id = parameters_.find(name);
+  if (!id) {
+    store_->put(name, values);
+    return;
+  }
+  at::Tensor parameter = parameters_.value(*id);
+  if (values.sizes() != parameter.sizes()) {
+    throw DataError(fmt::format("tensor '{}': has shape {}, the model's config wants {}", name,
+                                shape_text(values.sizes().vec()), shape_text(parameter.sizes().vec())));
+  }
+  if (!at::isfinite(values).all().item<bool>()) throw DataError(fmt::format("tensor '{}': holds NaN or Inf", name));
+  parameter.copy_(values);
+  filled_.push_back(name);
+}
+
+std::vector<std::string> Decoder::missing() const {
+  std::vector<std::string> names = store_->missing();
+  if (!adapters_.empty()) return names;
+  for (const ParameterInfo& info : parameters_.infos()) {
+    if (std::find(filled_.begin(), filled_.end(), info.name) == filled_.end()) names.push_back(info.name);
+  }
+  return names;
+}
+
+void Decoder::initialize_adapters(std::uint64_t seed, bool gaussian) {
+  at::Generator random = generator(seed);
+  for (const AdapterPlace& place : adapters_) {
+    at::Tensor a = at::empty({place.settings.rank, place.in}, at::kFloat);
+    if (gaussian) {
+      a.normal_(0.0, 1.0 / static_cast<double>(place.settings.rank), random);
+    } else {
+      const double bound = 1.0 / std::sqrt(static_cast<double>(place.in));
+      a.uniform_(-bound, bound, random);
+    }
+    parameters_.value(place.a).copy_(a);
+    parameters_.value(place.b).zero_();
+  }
+  parameters_.refresh_compute();
+}
+
+void Decoder::initialize_weights(std::uint64_t seed) {
+  at::Generator random = generator(seed);
+  for (std::size_t i = 0; i < parameters_.infos().size(); ++i) {
+    const ParameterInfo& info = parameters_.infos()[i];
+    at::Tensor value = parameters_.value(static_cast<ParameterSet::Id>(i));
+    if (info.shape.size() > 1) {
+      at::Tensor values = at::empty(info.shape, at::kFloat);
+      value.copy_(values.normal_(0.0, config_.initializer_range, random));
+    } else {
+      value.fill_(info.name.ends_with(".bias") ? 0.0 : 1.0);
+    }
+    filled_.push_back(info.name);
+  }
+  parameters_.refresh_compute();
+}
+
+std::vector<std::string> linear_names(const ModelConfig& config) {
+  std::vector<std::string> names;
+  TrainingPlan plan;
+  plan.lora = [&](const std::string& linear) -> std::optional<LoraSettings> {
+    names.push_back(linear);
+    return std::nullopt;
+  };
+  const Decoder shape_only(config, std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{}), plan);
+  return names;
+}
+
+}  // namespace qlora

@@ -1,0 +1,242 @@
+#include "qlora/nn/attention.h"
+
+#include <algorithm>
+#include <limits>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/_flash_attention_backward.h>
+#include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "qlora/nn/kv_cache.h"
+#include "qlora/nn/rms_norm.h"
+
+namespace qlora {
+namespace {
+
+// Queries, keys and values of the tokens [begin, end), each [1, heads, length, head_dim]: what torch's kernels take.
+struct RowViews {
+  at::Tensor q, k, v;
+};
+
+at::Tensor heads_of(const at::Tensor& tokens, std::int64_t column, std::int64_t heads, std::int64_t head_dim) {
+  return tokens.narrow(1, column, heads * head_dim)
+      .view({tokens.size(0), heads, head_dim})
+      .transpose(0, 1)
+      .unsqueeze(0);
+}
+
+RowViews row_views(const at::Tensor& qkv, std::int64_t begin, std::int64_t end, const AttentionShape& s) {
+  const at::Tensor rows = qkv.narrow(0, begin, end - begin);
+  return {heads_of(rows, 0, s.heads, s.head_dim), heads_of(rows, s.query_columns(), s.kv_heads, s.head_dim),
+          heads_of(rows, s.query_columns() + s.kv_columns(), s.kv_heads, s.head_dim)};
+}
+
+at::Tensor out_view(const at::Tensor& out, std::int64_t begin, std::int64_t end, const AttentionShape& s) {
+  return heads_of(out.narrow(0, begin, end - begin), 0, s.heads, s.head_dim);
+}
+
+// log-sum-exp of one row's scores: [length, heads] in memory, seen as [1, heads, length].
+at::Tensor lse_view(const at::Tensor& lse, std::int64_t begin, std::int64_t end) {
+  return lse.narrow(0, begin, end - begin).transpose(0, 1).unsqueeze(0);
+}
+
+bool uses_varlen_kernel(const at::Tensor& qkv) {
+  return qkv.is_cuda() && (qkv.scalar_type() == at::kHalf || qkv.scalar_type() == at::kBFloat16);
+}
+
+// --- one row at a time -----------------------------------------------------------------------------------------------
+
+// The plain formula, for devices without a kernel for the type: softmax(scale q k^T + causal mask) v.
+at::Tensor causal_probabilities(const RowViews& row, const AttentionShape& s, at::Tensor& lse) {
+  const std::int64_t group = s.heads / s.kv_heads;
+  const at::Tensor scores = at::matmul(row.q, row.k.repeat_interleave(group, 1).transpose(2, 3)).mul_(s.scale);
+  const at::Tensor future = at::ones({scores.size(2), scores.size(3)}, scores.options().dtype(at::kBool)).triu_(1);
+  scores.masked_fill_(future, -std::numeric_limits<double>::infinity());
+  lse.copy_(scores.logsumexp(-1));
+  return at::softmax(scores, -1);
+}
+
+void row_forward(const RowViews& row, const AttentionShape& s, at::Tensor out, at::Tensor lse) {
+  if (row.q.device().is_cpu()) {
+    const auto [o, l] = at::_scaled_dot_product_flash_attention_for_cpu(row.q, row.k, row.v, 0.0, true, {}, s.scale);
+    out.copy_(o);
+    lse.copy_(l);
+    return;
+  }
+  const std::int64_t group = s.heads / s.kv_heads;
+  out.copy_(at::matmul(causal_probabilities(row, s, lse), row.v.repeat_interleave(group, 1)));
+}
+
+struct RowGradients {
+  at::Tensor q, k, v;
+};
+
+RowGradients row_backward(const RowViews& row, const AttentionShape& s, const at::Tensor& out, const at::Tensor& lse,
+                          const at::Tensor& d_out) {
+  if (row.q.device().is_cpu()) {
+    auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(d_out, row.q, row.k, row.v, out, lse,
+                                                                                 0.0, true, {}, s.scale);
+    return {dq, dk, dv};
+  }
+  const std::int64_t group = s.heads / s.kv_heads;
+  at::Tensor unused = at::zeros_like(lse);
+  const at::Tensor p = causal_probabilities(row, s, unused);
+  const at::Tensor k = row.k.repeat_interleave(group, 1);
+  const at::Tensor v = row.v.repeat_interleave(group, 1);
+  const at::Tensor d_p = at::matmul(d_out, v.transpose(2, 3));
+  const at::Tensor d_scores = (p * (d_p - (d_out * out).sum(-1, true))).mul_(s.scale);
+  const auto per_kv_head = [&](const at::Tensor& g) {
+    return g.view({1, s.kv_heads, group, g.size(2), g.size(3)}).sum(2);
+  };
+  return {at::matmul(d_scores, k), per_kv_head(at::matmul(d_scores.transpose(2, 3), row.q)),
+          per_kv_head(at::matmul(p.transpose(2, 3), d_out))};
+}
+
+// --- all rows at once, on the GPU ------------------------------------------------------------------------------------
+
+struct PackedViews {
+  at::Tensor q, k, v;  // [tokens, heads, head_dim]
+};
+
+PackedViews packed_views(const at::Tensor& qkv, std::int64_t tokens, const AttentionShape& s) {
+  const at::Tensor rows = qkv.narrow(0, 0, tokens);
+  const auto view = [&](std::int64_t column, std::int64_t heads) {
+    return rows.narrow(1, column, heads * s.head_dim).view({tokens, heads, s.head_dim});
+  };
+  return {view(0, s.heads), view(s.query_columns(), s.kv_heads), view(s.query_columns() + s.kv_columns(), s.kv_heads)};
+}
+
+void packed_forward(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, const at::Tensor& out,
+                    const at::Tensor& lse) {
+  const std::int64_t tokens = batch.real_tokens();
+  const PackedViews p = packed_views(qkv, tokens, s);
+  const auto result = at::_flash_attention_forward(p.q, p.k, p.v, batch.bounds, batch.bounds, batch.max_length,
+                                                   batch.max_length, 0.0, true, false, s.scale);
+  out.narrow(0, 0, tokens).copy_(std::get<0>(result).view({tokens, s.query_columns()}));
+  lse.narrow(0, 0, tokens).copy_(std::get<1>(result).t());
+}
+
+void packed_backward(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, const at::Tensor& out,
+                     const at::Tensor& lse, const at::Tensor& d_out, const at::Tensor& d_qkv) {
+  const std::int64_t tokens = batch.real_tokens();
+  const PackedViews p = packed_views(qkv, tokens, s);
+  const PackedViews d = packed_views(d_qkv, tokens, s);
+  const auto heads = [&](const at::Tensor& t) { return t.narrow(0, 0, tokens).view({tokens, s.heads, s.head_dim}); };
+  const at::Tensor rng = at::zeros({2}, qkv.options().dtype(at::kUInt64));
+  const at::Tensor none = at::zeros({0}, qkv.options().dtype(at::kUInt64));
+  const auto [dq, dk, dv] = at::_flash_attention_backward(
+      heads(d_out), p.q, p.k, p.v, heads(out), lse.narrow(0, 0, tokens).t().contiguous(), batch.bounds, batch.bounds,
+      batch.max_length, batch.max_length, 0.0, true, rng, none, s.scale);
+  d.q.copy_(dq);
+  d.k.copy_(dk);
+  d.v.copy_(dv);
+}
+
+// --- with a cache ----------------------------------------------------------------------------------------------------
+
+// Every row is one new token: all of them in two batched products over the cache.
+void decode(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, const at::Tensor& keys,
+            const at::Tensor& values, const at::Tensor& out) {
+  const std::int64_t rows = batch.sequences();
+  std::vector<std::int64_t> lengths;
+  for (std::int64_t slot : batch.cache_slots) lengths.push_back(batch.cache->length(slot) + 1);
+  const std::int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+  const at::Tensor slots = at::tensor(batch.cache_slots, at::kLong).to(qkv.device());
+  const bool in_order =
+      rows == batch.cache->slots() && std::is_sorted(batch.cache_slots.begin(), batch.cache_slots.end());
+  const auto select = [&](const at::Tensor& cache) {
+    const at::Tensor mine = in_order ? cache : at::index_select(cache, 0, slots);
+    return mine.view({rows * s.kv_heads, mine.size(2), s.head_dim}).narrow(1, 0, longest);
+  };
+  const std::int64_t group = s.heads / s.kv_heads;
+  const at::Tensor q =
+      qkv.narrow(0, 0, rows).narrow(1, 0, s.query_columns()).reshape({rows * s.kv_heads, group, s.head_dim});
+  at::Tensor scores = at::bmm(q, select(keys).transpose(1, 2)).to(accumulation_dtype(qkv.scalar_type())).mul_(s.scale);
+  const at::Tensor ends = at::tensor(lengths, at::kLong).to(qkv.device()).view({rows, 1, 1, 1});
+  const at::Tensor places = at::ones({longest}, ends.options()).cumsum(0);
+  scores.view({rows, s.kv_heads, group, longest}).masked_fill_(places > ends, -std::numeric_limits<double>::infinity());
+  const at::Tensor mixed = at::bmm(at::softmax(scores, -1).to(qkv.scalar_type()), select(values));
+  out.narrow(0, 0, rows).copy_(mixed.view({rows, s.query_columns()}));
+}
+
+}  // namespace
+
+OperationPlan Attention::plan(const BatchShape& shape) const {
+  return {{shape.tokens, shape_.query_columns()},
+          dtype_,
+          {{"lse", {shape.tokens, shape_.heads}, accumulation_dtype(dtype_), Life::kSaved}}};
+}
+
+OperationTraits Attention::traits() const {
+  OperationTraits traits;
+  traits.backward_reads_input = {true};
+  traits.backward_reads_output = true;
+  return traits;
+}
+
+void Attention::forward(const Batch& batch, const OperationViews& v) {
+  const at::Tensor& qkv = v.in[0];
+  const std::int64_t tokens = batch.real_tokens();
+  if (tokens < v.out.size(0)) v.out.narrow(0, tokens, v.out.size(0) - tokens).zero_();
+  bool decoding = batch.cache != nullptr;
+  if (batch.cache != nullptr) {
+    for (std::size_t s = 0; s + 1 < batch.row_bounds.size(); ++s) {
+      const std::int64_t begin = batch.row_bounds[s];
+      const std::int64_t length = batch.row_bounds[s + 1] - begin;
+      const std::int64_t slot = batch.cache_slots[s];
+      const std::int64_t held = batch.cache->length(slot);
+      const RowViews row = row_views(qkv, begin, begin + length, shape_);
+      batch.cache->keys(layer_)[slot].narrow(1, held, length).copy_(row.k[0]);
+      batch.cache->values(layer_)[slot].narrow(1, held, length).copy_(row.v[0]);
+      TORCH_CHECK(length == 1 || held == 0, "a row of several tokens can only begin a cache slot");
+      decoding = decoding && length == 1;
+    }
+  }
+  if (decoding) {
+    decode(batch, qkv, shape_, batch.cache->keys(layer_), batch.cache->values(layer_), v.out);
+  } else if (uses_varlen_kernel(qkv)) {
+    packed_forward(batch, qkv, shape_, v.out, v.buffers[0]);
+  } else {
+    for (std::size_t s = 0; s + 1 < batch.row_bounds.size(); ++s) {
+      const std::int64_t begin = batch.row_bounds[s];
+      const std::int64_t end = batch.row_bounds[s + 1];
+      row_forward(row_views(qkv, begin, end, shape_), shape_, out_view(v.out, begin, end, shape_),
+                  lse_view(v.buffers[0], begin, end));
+    }
+  }
+}
+
+void Attention::backward(const Batch& batch, const OperationViews& v) {
+  if (!v.d_in[0].defined()) return;
+  TORCH_CHECK(!v.accumulate[0], "attention is the only reader of its input");
+  const std::int64_t tokens = batch.real_tokens();
+  const at::Tensor& d_qkv = v.d_in[0];
+  if (tokens < d_qkv.size(0)) d_qkv.narrow(0, tokens, d_qkv.size(0) - tokens).zero_();
+  if (uses_varlen_kernel(v.in[0])) {
+    packed_backward(batch, v.in[0], shape_, v.out, v.buffers[0], v.d_out, d_qkv);
+    return;
+  }
+  for (std::size_t s = 0; s + 1 < batch.row_bounds.size(); ++s) {
+    const std::int64_t begin = batch.row_bounds[s];
+    const std::int64_t end = batch.row_bounds[s + 1];
+    const RowGradients d =
+        row_backward(row_views(v.in[0], begin, end, shape_), shape_, out_view(v.out, begin, end, shape_),
+                     lse_view(v.buffers[0], begin, end), out_view(v.d_out, begin, end, shape_));
+    const RowViews target = row_views(d_qkv, begin, end, shape_);
+    target.q.copy_(d.q);
+    target.k.copy_(d.k);
+    target.v.copy_(d.v);
+  }
+}
+
+}  // namespace qlora

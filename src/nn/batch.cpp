@@ -1,0 +1,14 @@
+#include "qlora/nn/batch.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace qlora {
+
+std::int64_t token_bucket(std::int64_t tokens) {
+  const auto count = static_cast<std::uint64_t>(std::max<std::int64_t>(tokens, 1));
+  const std::uint64_t step = std::max<std::uint64_t>(16, std::bit_floor(count) / 16);
+  return static_cast<std::int64_t>((count + step - 1) / step * step);
+}
+
+}  // namespace qlora

@@ -1,0 +1,313 @@
+#include "qlora/nn/program.h"
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+
+#include <ATen/ops/from_blob.h>
+#include <c10/core/ScalarTypeToTypeMeta.h>
+#include <fmt/format.h>
+
+namespace qlora {
+namespace {
+
+std::int64_t element_count(const Shape& shape) {
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+}
+
+std::int64_t byte_count(const Shape& shape, Dtype dtype) {
+  return element_count(shape) * static_cast<std::int64_t>(c10::elementSize(dtype));
+}
+
+}  // namespace
+
+// Walks the blocks once forward and once backward, appending instructions; a buffer's lifetime grows with each use.
+class ProgramCompiler {
+ public:
+  ProgramCompiler(Program& program, const std::vector<Block>& blocks, Pass pass, const std::vector<Keep>& keep)
+      : program_(program), training_(pass == Pass::kTraining) {
+    for (std::size_t i = 0; i < blocks.size(); ++i) add_block(blocks[i], training_ ? keep.at(i) : Keep::kAll);
+  }
+
+  void compile() {
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      for (std::size_t n = 0; n < blocks_[b].nodes.size(); ++n) emit_forward(b, n, /*again=*/false);
+      if (b + 1 < blocks_.size()) blocks_[b + 1].values[Block::kInput] = output_of(b);
+    }
+    program_.output_view_ = output_of(blocks_.size() - 1);
+    if (training_) compile_backward();
+    touch(program_.output_view_.buffer);  // the result outlives every instruction
+  }
+
+ private:
+  void compile_backward() {
+    for (std::size_t b = blocks_.size(); b-- > 0;) {
+      forget_what_is_not_kept(blocks_[b]);
+      for (std::size_t n = blocks_[b].nodes.size(); n-- > 0;) emit_backward(b, n);
+      if (b > 0)
+        blocks_[b - 1].grads[static_cast<std::size_t>(blocks_[b - 1].source->output())] =
+            blocks_[b].grads[Block::kInput];
+    }
+  }
+
+  using View = Program::BoundView;
+  using Instruction = Program::Instruction;
+  struct NodeState {
+    OperationPlan plan;
+    OperationTraits traits;
+    std::vector<int> saved;  // the arena buffer of each saved BufferSpec; -1 for scratch
+  };
+  struct BlockState {
+    const Block* source;
+    Keep keep;
+    std::vector<NodeState> nodes;
+    std::vector<View> values;  // what holds each value at present; buffer -1: not made, or not kept
+    std::vector<View> grads;
+    std::vector<bool> needs_grad;
+  };
+
+  void add_block(const Block& block, Keep keep) {
+    BlockState state{&block, keep, {}, {}, {}, {}};
+    const auto count = static_cast<std::size_t>(block.value_count());
+    state.values.resize(count);
+    state.grads.resize(count);
+    state.needs_grad.assign(count, false);
+    if (!blocks_.empty()) state.needs_grad[Block::kInput] = blocks_.back().needs_grad.back();
+    for (const Block::Node& node : block.nodes()) {
+      state.nodes.push_back({node.operation->plan(program_.shape_), node.operation->traits(), {}});
+      bool needs = node.operation->trainable();
+      for (Block::Value input : node.inputs) needs = needs || state.needs_grad[static_cast<std::size_t>(input)];
+      state.needs_grad[static_cast<std::size_t>(node.output)] = needs;
+    }
+    blocks_.push_back(std::move(state));
+  }
+
+  int now() const { return static_cast<int>(program_.instructions_.size()); }
+
+  void touch(int buffer) {
+    if (buffer < 0) return;
+    ArenaBuffer& b = program_.buffers_[static_cast<std::size_t>(buffer)];
+    if (b.first < 0) b.first = now();
+    b.last = std::max(b.last, now());
+  }
+
+  View new_buffer(const Shape& shape, Dtype dtype) {
+    program_.buffers_.push_back({byte_count(shape, dtype)});
+    return {static_cast<int>(program_.buffers_.size()) - 1, shape, dtype};
+  }
+
+  View use(View view) {
+    touch(view.buffer);
+    return view;
+  }
+
+  View output_of(std::size_t b) const {
+    return blocks_[b].values[static_cast<std::size_t>(blocks_[b].source->output())];
+  }
+
+  // The view of each planned buffer for one direction: saved ones persist, the other direction's scratch is absent.
+  std::vector<View> buffers_for(NodeState& node, Life scratch) {
+    std::vector<View> views;
+    node.saved.resize(node.plan.buffers.size(), -1);
+    for (std::size_t i = 0; i < node.plan.buffers.size(); ++i) {
+      const BufferSpec& spec = node.plan.buffers[i];
+      if (spec.life == Life::kSaved) {
+        if (node.saved[i] < 0) node.saved[i] = new_buffer(spec.shape, spec.dtype).buffer;
+        views.push_back(use({node.saved[i], spec.shape, spec.dtype}));
+      } else if (spec.life == scratch) {
+        views.push_back(use(new_buffer(spec.shape, spec.dtype)));
+      } else {
+        views.emplace_back();
+      }
+    }
+    return views;
+  }
+
+  void emit_forward(std::size_t b, std::size_t n, bool again) {
+    BlockState& block = blocks_[b];
+    const Block::Node& node = block.source->nodes()[n];
+    NodeState& state = block.nodes[n];
+    Instruction instruction;
+    instruction.operation = node.operation.get();
+    instruction.block = static_cast<int>(b);
+    for (Block::Value input : node.inputs) instruction.in.push_back(use(block.values[static_cast<std::size_t>(input)]));
+    View& output = block.values[static_cast<std::size_t>(node.output)];
+    output = state.traits.in_place ? instruction.in.at(0) : new_buffer(state.plan.output, state.plan.dtype);
+    instruction.out = use(output);
+    instruction.buffers = buffers_for(state, Life::kForwardScratch);
+    program_.instructions_.push_back(std::move(instruction));
+    if (again) ++program_.recomputed_;
+  }
+
+  bool kept(const BlockState& block, std::size_t n) const {
+    if (block.keep == Keep::kInputOnly) return false;
+    return block.keep == Keep::kAll || !block.nodes[n].traits.cheap;
+  }
+
+  // Values that share storage through in-place operations are kept if any of them is.
+  void forget_what_is_not_kept(BlockState& block) {
+    std::vector<int> kept_buffers{block.values[Block::kInput].buffer};
+    const auto& nodes = block.source->nodes();
+    for (std::size_t n = 0; n < nodes.size(); ++n) {
+      if (kept(block, n)) kept_buffers.push_back(block.values[static_cast<std::size_t>(nodes[n].output)].buffer);
+    }
+    for (const Block::Node& node : nodes) {
+      View& value = block.values[static_cast<std::size_t>(node.output)];
+      if (std::find(kept_buffers.begin(), kept_buffers.end(), value.buffer) == kept_buffers.end()) value = {};
+    }
+  }
+
+  // Makes a value again, and first what it is made from, unless it is there.
+  View ensure(std::size_t b, Block::Value value) {
+    BlockState& block = blocks_[b];
+    if (block.values[static_cast<std::size_t>(value)].buffer < 0) {
+      const auto n = static_cast<std::size_t>(value - 1);
+      for (Block::Value input : block.source->nodes()[n].inputs) ensure(b, input);
+      emit_forward(b, n, /*again=*/true);
+    }
+    return block.values[static_cast<std::size_t>(value)];
+  }
+
+  void emit_backward(std::size_t b, std::size_t n) {
+    BlockState& block = blocks_[b];
+    const Block::Node& node = block.source->nodes()[n];
+    NodeState& state = block.nodes[n];
+    if (!block.needs_grad[static_cast<std::size_t>(node.output)]) return;
+    Instruction instruction;
+    instruction.operation = node.operation.get();
+    instruction.backward = true;
+    instruction.block = static_cast<int>(b);
+    // Everything that must be made again comes before this instruction, so before any lifetime is extended to it.
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      instruction.in.push_back(state.traits.backward_reads_input[i] ? ensure(b, node.inputs[i]) : View{});
+    }
+    if (state.traits.backward_reads_output) instruction.out = ensure(b, node.output);
+    for (const View& view : instruction.in) touch(view.buffer);
+    touch(instruction.out.buffer);
+    instruction.d_out = use(block.grads[static_cast<std::size_t>(node.output)]);
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) add_input_gradient(block, n, i, instruction);
+    instruction.buffers = buffers_for(state, Life::kBackwardScratch);
+    program_.instructions_.push_back(std::move(instruction));
+  }
+
+  void add_input_gradient(BlockState& block, std::size_t n, std::size_t i, Instruction& instruction) {
+    const Block::Node& node = block.source->nodes()[n];
+    const OperationTraits& traits = block.nodes[n].traits;
+    const auto value = static_cast<std::size_t>(node.inputs[i]);
+    View& grad = block.grads[value];
+    const bool exists = grad.buffer >= 0;
+    if (!block.needs_grad[value]) {
+      instruction.d_in.emplace_back();
+    } else {
+      if (!exists) {
+        const bool is_d_out = (traits.in_place && i == 0) || traits.pass_through == static_cast<int>(i);
+        if (is_d_out) {
+          grad = instruction.d_out;
+        } else if (i == 0 && traits.d_in_may_overwrite_input && dead_after(block, n, node.inputs[i])) {
+          grad = instruction.in[0];
+        } else {
+          grad = new_buffer(value_shape(block, value), value_dtype(block, value));
+        }
+      }
+      instruction.d_in.push_back(use(grad));
+    }
+    instruction.accumulate.push_back(exists);
+  }
+
+  // Whether no operation before node n still reads the value (or its storage) in its own backward pass.
+  bool dead_after(const BlockState& block, std::size_t n, Block::Value value) const {
+    if (value == Block::kInput) return false;
+    const int buffer = block.values[static_cast<std::size_t>(value)].buffer;
+    for (std::size_t m = 0; m < n; ++m) {
+      const Block::Node& node = block.source->nodes()[m];
+      const OperationTraits& traits = block.nodes[m].traits;
+      for (Block::Value input : node.inputs) {
+        const bool same = block.values[static_cast<std::size_t>(input)].buffer == buffer;
+        if (input == value || (same && !traits.in_place)) return false;
+      }
+      if (traits.backward_reads_output && block.values[static_cast<std::size_t>(node.output)].buffer == buffer)
+        return false;
+    }
+    return true;
+  }
+
+  Shape value_shape(const BlockState& block, std::size_t value) const {
+    return value > 0 ? block.nodes[value - 1].plan.output : previous(block).nodes.back().plan.output;
+  }
+  Dtype value_dtype(const BlockState& block, std::size_t value) const {
+    return value > 0 ? block.nodes[value - 1].plan.dtype : previous(block).nodes.back().plan.dtype;
+  }
+  const BlockState& previous(const BlockState& block) const { return *(&block - 1); }
+
+  Program& program_;
+  bool training_;
+  std::vector<BlockState> blocks_;
+};
+
+Program::Program(const std::vector<Block>& blocks, const BatchShape& shape, Pass pass, const std::vector<Keep>& keep)
+    : shape_(shape) {
+  ProgramCompiler(*this, blocks, pass, keep).compile();
+  arena_bytes_ = lay_out(buffers_);
+}
+
+void Program::bind(const at::Tensor& arena) {
+  TORCH_CHECK(arena.numel() >= arena_bytes_, "arena of ", arena.numel(), " bytes for a program of ", arena_bytes_);
+  arena_ = arena;
+  auto* base = static_cast<std::byte*>(arena.mutable_data_ptr());
+  const auto resolve = [&](const BoundView& view) {
+    if (view.buffer < 0) return at::Tensor();
+    std::byte* data = base + buffers_[static_cast<std::size_t>(view.buffer)].offset;
+    return at::from_blob(data, view.shape, arena.options().dtype(view.dtype));
+  };
+  const auto resolve_all = [&](const std::vector<BoundView>& views) {
+    std::vector<at::Tensor> tensors;
+    tensors.reserve(views.size());
+    for (const BoundView& view : views) tensors.push_back(resolve(view));
+    return tensors;
+  };
+  for (Instruction& i : instructions_) {
+    i.views = {resolve_all(i.in), resolve(i.out),      resolve_all(i.buffers),
+               resolve(i.d_out),  resolve_all(i.d_in), i.accumulate};
+  }
+  output_ = resolve(output_view_);
+}
+
+void Program::run(const Batch& batch) {
+  for (std::size_t i = 0; i < instructions_.size(); ++i) {
+    const Instruction& instruction = instructions_[i];
+    if (instruction.backward) {
+      instruction.operation->backward(batch, instruction.views);
+    } else {
+      instruction.operation->forward(batch, instruction.views);
+    }
+#ifdef QLORA_POISON_FREED
+    poison_dead_buffers(static_cast<int>(i));
+#endif
+  }
+}
+
+// Fills what no later instruction may read with NaN, so that a wrong lifetime shows.
+void Program::poison_dead_buffers(int instruction) {
+  for (const ArenaBuffer& buffer : buffers_) {
+    if (buffer.last == instruction) arena_.narrow(0, buffer.offset, buffer.bytes).fill_(0xFF);
+  }
+}
+
+std::string Program::describe() const {
+  std::string text;
+  const auto list = [](const std::vector<BoundView>& views) {
+    std::string s;
+    for (const BoundView& v : views) s += v.buffer < 0 ? " -" : fmt::format(" b{}", v.buffer);
+    return s;
+  };
+  for (std::size_t i = 0; i < instructions_.size(); ++i) {
+    const Instruction& in = instructions_[i];
+    text += in.backward ? fmt::format("{:4} block {:3} backward {:12} in{} d_out b{} ->{}\n", i, in.block,
+                                      in.operation->name(), list(in.in), in.d_out.buffer, list(in.d_in))
+                        : fmt::format("{:4} block {:3} forward  {:12} in{} -> b{}\n", i, in.block, in.operation->name(),
+                                      list(in.in), in.out.buffer);
+  }
+  return text;
+}
+
+}  // namespace qlora

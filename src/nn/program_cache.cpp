@@ -1,0 +1,31 @@
+#include "qlora/nn/program_cache.h"
+
+#include <ATen/ops/empty.h>
+
+namespace qlora {
+
+ProgramCache::ProgramCache(const std::vector<Block>& blocks, Pass pass, std::vector<Keep> keep, at::Device device)
+    : blocks_(blocks), pass_(pass), keep_(std::move(keep)), device_(device) {}
+
+Program& ProgramCache::program_for(const Batch& batch) {
+  const BatchShape shape{batch.ids.size(0), std::min(token_bucket(batch.labelled.size(0)), batch.ids.size(0))};
+  std::unique_ptr<Program>& program = programs_[{shape.tokens, shape.labelled}];
+  if (program) return *program;
+  program = std::make_unique<Program>(blocks_, shape, pass_, keep_);
+  if (program->arena_bytes() > arena_bytes()) {
+    arena_ = at::Tensor();  // the old one is free before the new one is taken
+    arena_ = at::empty({program->arena_bytes()}, at::TensorOptions().device(device_).dtype(at::kByte));
+    for (auto& [key, other] : programs_) other->bind(arena_);
+  } else {
+    program->bind(arena_);
+  }
+  return *program;
+}
+
+std::vector<Keep> uniform_keep(const std::vector<Block>& blocks, Keep keep) {
+  std::vector<Keep> all(blocks.size(), keep);
+  all.front() = all.back() = Keep::kAll;
+  return all;
+}
+
+}  // namespace qlora

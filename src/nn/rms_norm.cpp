@@ -1,0 +1,82 @@
+#include "qlora/nn/rms_norm.h"
+
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/sum.h>
+
+namespace qlora {
+
+Dtype accumulation_dtype(Dtype dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+RmsNorm::RmsNorm(Weight weight, std::int64_t columns, double epsilon, Dtype dtype)
+    : weight_(weight), columns_(columns), epsilon_(epsilon), dtype_(dtype) {}
+
+OperationPlan RmsNorm::plan(const BatchShape& shape) const {
+  const Dtype wide = accumulation_dtype(dtype_);
+  const Shape rows{shape.tokens, columns_};
+  return {rows,
+          dtype_,
+          {{"inverse", {shape.tokens, 1}, wide, Life::kSaved},
+           {"wide", rows, wide, Life::kForwardScratch},
+           {"a", rows, wide, Life::kBackwardScratch},
+           {"b", rows, wide, Life::kBackwardScratch},
+           {"c", rows, wide, Life::kBackwardScratch}}};
+}
+
+OperationTraits RmsNorm::traits() const {
+  OperationTraits traits;
+  traits.backward_reads_input = {true};
+  traits.cheap = true;
+  return traits;
+}
+
+void RmsNorm::forward(const Batch&, const OperationViews& v) {
+  normalize(v.in[0], v.out, v.buffers[0], v.buffers[1]);
+}
+
+void RmsNorm::backward(const Batch&, const OperationViews& v) {
+  differentiate(v.in[0], v.d_out, v.buffers[0], v.d_in[0], v.accumulate[0], v.buffers[2], v.buffers[3], v.buffers[4]);
+}
+
+void RmsNorm::normalize(const at::Tensor& x, const at::Tensor& y, const at::Tensor& inverse,
+                        const at::Tensor& scratch) const {
+  at::Tensor inv = inverse;
+  at::Tensor wide = scratch;
+  wide.copy_(x);
+  at::linalg_vector_norm_out(inv, wide, 2, at::IntArrayRef{-1}, /*keepdim=*/true);
+  inv.square_().div_(static_cast<double>(columns_)).add_(epsilon_).rsqrt_();
+  wide.mul_(inv);
+  y.copy_(wide);
+  y.mul_(weight_.get());
+}
+
+// With n = x * inverse and g = d_y * weight: d_x = inverse * (g - n * mean(g * n)), d_weight = sum over rows of d_y *
+// n.
+void RmsNorm::differentiate(const at::Tensor& x, const at::Tensor& d_y, const at::Tensor& inverse,
+                            const at::Tensor& d_x, bool accumulate, const at::Tensor& scratch_a,
+                            const at::Tensor& scratch_b, const at::Tensor& scratch_c) const {
+  at::Tensor g = scratch_a;
+  at::Tensor n = scratch_b;
+  at::Tensor product = scratch_c;
+  n.copy_(x);
+  n.mul_(inverse);
+  g.copy_(d_y);
+  if (weight_.trainable()) {
+    at::mul_out(product, g, n);
+    weight_.grad().add_(product.sum(0));
+  }
+  if (!d_x.defined()) return;
+  g.mul_(weight_.get());
+  at::mul_out(product, g, n);
+  const at::Tensor mean = product.sum(-1, /*keepdim=*/true).div_(static_cast<double>(columns_));
+  g.sub_(n.mul_(mean)).mul_(inverse);
+  if (accumulate) {
+    d_x.add_(g);
+  } else {
+    d_x.copy_(g);
+  }
+}
+
+}  // namespace qlora

@@ -1,0 +1,28 @@
+#include "qlora/nn/weight.h"
+
+namespace qlora {
+
+Weight Weight::frozen(WeightStore& store, WeightStore::Group group) {
+  Weight weight;
+  weight.store_ = &store;
+  weight.group_ = group;
+  return weight;
+}
+
+Weight Weight::trained(ParameterSet& parameters, ParameterSet::Id first, ParameterSet::Id last) {
+  Weight weight;
+  weight.parameters_ = &parameters;
+  weight.first_ = first;
+  weight.last_ = last;
+  return weight;
+}
+
+at::Tensor Weight::get() const {
+  return parameters_ != nullptr ? parameters_->stacked_compute(first_, last_) : store_->materialize(group_);
+}
+
+at::Tensor Weight::grad() const {
+  return parameters_->stacked_grad(first_, last_);
+}
+
+}  // namespace qlora
