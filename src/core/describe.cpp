@@ -62,10 +62,17 @@ std::string wrapped(const std::string& text, size_t indent, size_t width) {
   return out;
 }
 
+std::string synonyms_of(const Key& key) {
+  std::vector<std::string> synonyms;
+  for (const Synonym& synonym : key.synonyms) synonyms.push_back(synonym_text(synonym));
+  return joined(synonyms);
+}
+
 std::string help_of(const Key& key) {
   std::string text = key.help + " [" + values_of(key) + "]";
   if (const std::string value = default_of(key); !value.empty()) text += " (default: " + value + ")";
   if (const std::string refused = not_built_of(key); !refused.empty()) text += " (not built yet: " + refused + ")";
+  if (const std::string synonyms = synonyms_of(key); !synonyms.empty()) text += " (also: " + synonyms + ")";
   return text;
 }
 
@@ -79,14 +86,12 @@ std::string escaped(const std::string& text) {
 }
 
 std::string table_row(const Key& key) {
-  std::vector<std::string> synonyms;
-  for (const Synonym& synonym : key.synonyms) synonyms.push_back(synonym_text(synonym));
   std::string help = key.help;
   if (const std::string refused = not_built_of(key); !refused.empty()) help += " Not built yet: " + refused + ".";
   const std::string value = default_of(key);
   return fmt::format("| `{}` | {} | {} | {} | {} |\n", key.name, escaped(values_of(key)),
                      value.empty() ? "" : fmt::format("`{}`", escaped(value)), escaped(help),
-                     escaped(joined(synonyms)));
+                     escaped(synonyms_of(key)));
 }
 
 }  // namespace

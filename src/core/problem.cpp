@@ -44,8 +44,11 @@ void Problems::not_built(const Place& place, const std::string& key, const std::
   problems_.push_back({place, key, feature + " is not built yet", Problem::Kind::kNotBuilt});
 }
 
-void Problems::add(const Problems& other) {
-  problems_.insert(problems_.end(), other.problems_.begin(), other.problems_.end());
+void Problems::add(const Problems& others, const std::string& prefix) {
+  for (const Problem& problem : others.problems_) {
+    problems_.push_back(problem);
+    problems_.back().key.insert(0, prefix);
+  }
 }
 
 bool Problems::any_wrong() const {

@@ -99,7 +99,7 @@ bool read_struct(const KeySet& keys, const std::string& path, const Value& value
     map = Value{Value::Kind::kMap, "", false, {}, {{keys.shorthand, value.place, value}}, value.place};
   }
   if (map.kind != Value::Kind::kMap) {
-    problems.wrong(value.place, path, "expected a path or a map, got " + value.described());
+    problems.wrong(value.place, path, fmt::format("expected {}, got {}", struct_type(keys), value.described()));
     return false;
   }
   Problems found;
@@ -108,18 +108,22 @@ bool read_struct(const KeySet& keys, const std::string& path, const Value& value
     const Key* key = keys.find(entry.key);
     if (key == nullptr) {
       const std::string near = nearest(entry.key, keys.names());
-      found.wrong(
-          entry.place, path + "." + entry.key,
-          "unknown key; " + (near.empty() ? "known are " + joined(keys.names()) : "did you mean " + near + "?"));
+      const std::string hint = near.empty() ? "known are " + joined(keys.names()) : "did you mean " + near + "?";
+      found.wrong(entry.place, entry.key, "unknown key; " + hint);
     } else if (contains(seen, entry.key)) {
-      found.wrong(entry.place, path + "." + entry.key, "given twice");
+      found.wrong(entry.place, entry.key, "given twice");
     } else {
       key->read(entry.value, object, found);
     }
     seen.push_back(entry.key);
   }
-  problems.add(found);
+  problems.add(found, path + ".");
   return !found.any_wrong();
+}
+
+std::string struct_type(const KeySet& keys) {
+  const std::string map = "a map of " + joined(keys.names());
+  return keys.shorthand.empty() ? map : fmt::format("a {} or {}", keys.shorthand, map);
 }
 
 Json struct_json(const KeySet& keys, const void* object) {

@@ -85,8 +85,8 @@ Value parse_yaml(const std::string& text, const std::string& origin) {
 Value read_yaml(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
-  // Streaming an empty file sets failbit on `text`: it is no error here.
-  if (!file || std::filesystem::is_directory(path)) throw UsageError(path.string() + ": cannot be read: no such file");
+  if (std::filesystem::is_directory(path)) throw UsageError(path.string() + ": cannot be read: it is a folder");
+  if (!file) throw UsageError(path.string() + ": cannot be read: no such file");
   text << file.rdbuf();
   return parse_yaml(text.str(), path.string());
 }

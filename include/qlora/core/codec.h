@@ -21,6 +21,7 @@ const KeySet& keys_of();
 // A struct from a map of its keys (or its shorthand), and back. `path` is what errors name.
 bool read_struct(const KeySet& keys, const std::string& path, const Value& value, void* object, Problems& problems);
 Json struct_json(const KeySet& keys, const void* object);
+std::string struct_type(const KeySet& keys);  // "a path or a map of path, format"
 
 // A struct whose keys are declared: it is read from a map.
 template <class T>
@@ -87,7 +88,7 @@ struct Codec {
     } else if constexpr (HasCustomForm<T>) {
       return CustomForm<T>::type();
     } else {
-      return "a path or a map";
+      return struct_type(keys_of<T>());
     }
   }
 

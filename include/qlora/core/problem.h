@@ -25,7 +25,8 @@ class Problems {
   void wrong(const Place& place, const std::string& key, const std::string& message);
   // The one way to refuse what is declared and not built yet.
   void not_built(const Place& place, const std::string& key, const std::string& feature);
-  void add(const Problems& other);
+  // `prefix` comes before the keys of the others: "dataset.".
+  void add(const Problems& others, const std::string& prefix = "");
 
   const std::vector<Problem>& all() const { return problems_; }
   bool empty() const { return problems_.empty(); }

@@ -1,0 +1,170 @@
+"""The command line as scripts see it: exit codes, what stands on stdout and stderr, and every shipped config."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+SOURCE = pathlib.Path(os.environ["QLORA_SOURCE"])
+QLORA = os.environ.get("QLORA_BINARY", os.path.join(os.environ["QLORA_BUILD"], "qlora"))
+
+# What each shipped config asks for that is not built yet, in the order of its lines. A feature that gets built is struck off here.
+HUB_MODEL = "fetching a model from the Hub is not built yet"
+HUB_DATA = "fetching a data set from the Hub is not built yet"
+PAGED = "optim: paged_adamw_32bit is not built yet"
+NOT_BUILT = {
+    "spider.yaml": [HUB_MODEL],
+    "heavydb_lfm2_2.6b.yaml": [HUB_MODEL, HUB_DATA, PAGED],
+    "alpaca_llama3_8b.yaml": [HUB_MODEL, HUB_DATA, PAGED],
+    "sft_llama3.1_8b.yaml": [HUB_MODEL, HUB_DATA],
+    "sql_context_llama2_70b.yaml": [HUB_MODEL, HUB_DATA],
+}
+
+
+def qlora(*arguments, cwd=None):
+    done = subprocess.run([QLORA, *arguments], capture_output=True, text=True, cwd=cwd, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+class Program(unittest.TestCase):
+    def test_version_names_what_it_runs_on(self):
+        code, out, err = qlora("--version")
+        self.assertEqual((code, err), (0, ""))
+        names = [line.split(" ")[0] for line in out.splitlines()]
+        self.assertEqual(names, ["qlora", "libtorch", "CUDA", "cuDNN", "GPU"])
+        self.assertRegex(out, r"qlora \d+\.\d+\.\d+\nlibtorch \d+\.\d+")
+
+    def test_help_lists_the_commands_and_each_has_help(self):
+        code, out, err = qlora("--help")
+        self.assertEqual((code, err), (0, ""))
+        for command in ("prepare", "train", "eval", "merge", "chat"):
+            self.assertRegex(out, rf"(?m)^  {command} ")
+            code, text, err = qlora(command, "--help")
+            self.assertEqual((code, err), (0, ""))
+            self.assertIn("--model_name_or_path", text)
+            self.assertLessEqual(max(len(line) for line in text.splitlines()), 120)
+
+    def test_an_unknown_command_is_2_and_suggests(self):
+        self.assertEqual(qlora("trian"), (2, "", 'qlora trian: error: unknown command "trian"; did you mean train?\n'))
+        self.assertEqual(
+            qlora("--train"), (2, "", "qlora: error: expected a command before --train; see qlora --help\n")
+        )
+
+    def test_the_reference_page_is_current(self):
+        code, out, _ = qlora("--reference")
+        self.assertEqual(code, 0)
+        self.assertEqual(out, (SOURCE / "docs/reference.md").read_text())
+
+
+class Errors(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+
+    def train(self, yaml, *arguments):
+        path = pathlib.Path(self.folder.name, "c.yaml")
+        path.write_text(yaml)
+        return qlora("train", "--config", "c.yaml", *arguments, cwd=self.folder.name)
+
+    def test_all_problems_come_at_once_one_a_line_with_exit_2(self):
+        code, out, err = self.train(
+            "model_name_or_path: .\nlora_rr: 3\nlora_r: abc\nlora_dropout: 1.5\nlora_alpha: 1\nlora_alpha: 2\n"
+            "optim: paged_adamw_8bit\n",
+            "--warmup-steps",
+            "x",
+        )
+        self.assertEqual((code, out), (2, ""))
+        expected = [
+            "c.yaml:2:1: lora_rr: unknown key; did you mean lora_r?",
+            'c.yaml:3:9: lora_r: expected a whole number, got "abc"',
+            "c.yaml:4:15: lora_dropout: 1.5 is out of range: at least 0, below 1",
+            "c.yaml:6:1: lora_alpha: given twice, first at c.yaml:5:1",
+            "c.yaml:7:8: optim: paged_adamw_8bit is not built yet",
+            '--warmup_steps: expected a whole number, got "x"',
+        ]
+        self.assertEqual(err, "".join(f"qlora train: error: {line}\n" for line in expected))
+
+    def test_a_missing_or_broken_config_is_2(self):
+        self.assertEqual(
+            qlora("train", "--config", "/no/c.yaml"),
+            (2, "", "qlora train: error: /no/c.yaml: cannot be read: no such file\n"),
+        )
+        code, out, err = self.train("a: [b\n")
+        self.assertEqual((code, out), (2, ""))
+        self.assertEqual(err, "qlora train: error: c.yaml:2:1: not YAML: end of sequence flow not found\n")
+
+    def test_what_is_missing_is_named(self):
+        code, _, err = qlora("train")
+        self.assertEqual(code, 2)
+        for key in ("model_name_or_path", "output_dir", "dataset"):
+            self.assertRegex(err, rf"(?m)^qlora train: error: {key}: missing: ")
+
+    def test_a_contradiction_is_2(self):
+        code, _, err = self.train("method: lora\nload_in_4bit: true\nmodel_name_or_path: .\ndataset: x\noutput_dir: o\n")
+        self.assertEqual(code, 2)
+        self.assertIn("c.yaml:1:1: method: only qlora loads the base in 4 bits", err)
+
+    def test_colour_only_on_a_terminal(self):
+        self.assertNotIn("\033", qlora("train", "--foo")[2])
+
+
+class Configs(unittest.TestCase):
+    def test_every_config_is_refused_for_exactly_what_is_not_built(self):
+        configs = sorted((SOURCE / "configs").glob("*.yaml"))
+        self.assertLessEqual(set(NOT_BUILT), {path.name for path in configs})
+        with tempfile.TemporaryDirectory() as folder:
+            for path in configs:
+                with self.subTest(config=path.name):
+                    self.check(folder, path)
+
+    def check(self, folder, path):
+        code, _, err = qlora("train", "--config", str(path), "--dry-run", cwd=folder)
+        self.assertNotEqual(code, 0, "nothing that the config names is in this folder")
+        expected = NOT_BUILT.get(path.name, [])
+        refused = [line for line in err.splitlines() if re.search(rf"{re.escape(path.name)}:\d+:\d+: ", line)]
+        refused = [line for line in refused if line.startswith("qlora train: error: ")]
+        self.assertEqual(len(refused), len(expected), err)
+        self.assertEqual(code if expected else 2, 2)
+        for line, feature in zip(refused, expected):
+            self.assertTrue(line.endswith(feature), line)
+
+    def test_every_setting_of_the_published_runs(self):
+        settings = {
+            "spider.yaml": "Qwen/Qwen1.5-1.8B-Chat lora_r:16 lora_alpha:32 lora_dropout:0.05 num_train_epochs:5 "
+            "per_device_train_batch_size:8 gradient_accumulation_steps:2 learning_rate:2e-4 "
+            "lr_scheduler_type:cosine warmup_ratio:0.05 weight_decay:0.01 max_length:512 dtype:float16 limit:3500 "
+            "limit:200 [q_proj,k_proj,v_proj,o_proj]",
+            "heavydb_lfm2_2.6b.yaml": "LiquidAI/LFM2-2.6B use_bnb_nested_quant:true learning_rate:2e-4 "
+            "lr_scheduler_type:cosine packing:true optim:paged_adamw_32bit lora_alpha:32 lora_r:16",
+            "alpaca_llama3_8b.yaml": "lora_r:16 lora_alpha:32 lora_dropout:0.05 num_train_epochs:3 "
+            "per_device_train_batch_size:4 gradient_accumulation_steps:4 learning_rate:2e-4 warmup_ratio:0.03 "
+            "weight_decay:0.01 max_length:2048 packing:true gradient_checkpointing:true max_grad_norm:0.3 "
+            "optim:paged_adamw_32bit dtype:bfloat16 use_bnb_nested_quant:true "
+            "[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]",
+            "sft_llama3.1_8b.yaml": "meta-llama/Llama-3.1-8B lora_r:16 lora_alpha:32 lora_dropout:0.05 "
+            "num_train_epochs:3 per_device_train_batch_size:4 gradient_accumulation_steps:4 learning_rate:2e-4 "
+            "[q_proj,k_proj,v_proj,o_proj]",
+            "sql_context_llama2_70b.yaml": "meta-llama/Llama-2-70b-hf learning_rate:2e-5 prompt_style:context "
+            "max_steps:300",
+        }
+        for name, expected in settings.items():
+            text = (SOURCE / "configs" / name).read_text()
+            text = re.sub(r"#.*", "", text).replace(" ", "")
+            for setting in expected.split():
+                self.assertIn(setting, text, name)
+
+    def test_a_config_runs_once_its_unbuilt_parts_are_replaced(self):
+        with tempfile.TemporaryDirectory() as folder:
+            os.mkdir(os.path.join(folder, "model"))
+            arguments = ["--model_name_or_path", "model", "--dataset", "rows.json", "--optim", "adamw_torch"]
+            for name in NOT_BUILT:
+                with self.subTest(config=name):
+                    _, _, err = qlora("train", "--config", str(SOURCE / "configs" / name), *arguments, cwd=folder)
+                    self.assertFalse([line for line in err.splitlines() if f"{name}:" in line and "error" in line], err)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if unittest.main(exit=False, verbosity=2).result.wasSuccessful() else 1)
