@@ -7,7 +7,7 @@ install(TARGETS qlora
   RUNTIME_DEPENDENCIES
     DIRECTORIES "${QLORA_TORCH}/lib"
     PRE_EXCLUDE_REGEXES "^lib(c|m|dl|rt|pthread|stdc\\+\\+|gcc_s|gomp)\\.so" "^ld-linux"
-      "^lib(torch|c10|cudart|cublas|cupti|cudnn|nccl)"
+      "^lib(torch|c10|cuda|cublas|cupti|cudnn|nccl|nvidia)"
   RUNTIME DESTINATION lib/qlora
   LIBRARY DESTINATION lib/qlora)
 
