@@ -7,7 +7,7 @@
 #include <set>
 #include <stdexcept>
 
-#include <fmt/format.h>
+#include <spdlog/fmt/fmt.h>
 
 namespace qlora {
 namespace {

@@ -4,7 +4,7 @@
 #include <charconv>
 #include <map>
 
-#include <fmt/format.h>
+#include <spdlog/fmt/fmt.h>
 
 #include "qlora/eval/score/spider_sql.h"
 

@@ -1,20 +1,18 @@
 #include "qlora/eval/score/spider_schema.h"
 
 #include <algorithm>
-#include <fstream>
 #include <memory>
 #include <set>
 
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
+#include <spdlog/fmt/fmt.h>
 #include <sqlite3.h>
 
 #include "qlora/core/error.h"
+#include "qlora/core/json.h"
 
 namespace qlora {
 namespace {
 
-using Json = nlohmann::json;
 using Connection = std::unique_ptr<sqlite3, decltype(&sqlite3_close)>;
 using Statement = std::unique_ptr<sqlite3_stmt, decltype(&sqlite3_finalize)>;
 
@@ -86,13 +84,11 @@ bool SpiderSchema::has_column(const std::string& table, const std::string& colum
 }
 
 std::map<std::string, SpiderDatabase> read_spider_tables(const std::filesystem::path& tables_json) {
-  std::ifstream in(tables_json, std::ios::binary);
-  if (!in)
-    throw DataError(fmt::format("{}: cannot be read; `tables` names Spider's tables.json", tables_json.string()));
   std::map<std::string, SpiderDatabase> databases;
+  const Json entries = read_json(tables_json);
   size_t index = 0;
   try {
-    for (const auto& entry : Json::parse(in)) {
+    for (const auto& entry : entries) {
       databases[entry.at("db_id").get<std::string>()] = parse_entry(entry);
       ++index;
     }

@@ -13,7 +13,7 @@
 #include <deque>
 #include <thread>
 
-#include <fmt/format.h>
+#include <spdlog/fmt/fmt.h>
 
 #include "qlora/core/error.h"
 #include "qlora/eval/score/sql_worker.h"

@@ -180,7 +180,7 @@ class Worker {
 
   ExecutionVerdict judge(const std::string& prediction) {
     ExecutionVerdict verdict;
-    check_syntax(prediction, verdict);
+    check_syntax(prediction);
     if (trim(prediction).empty()) return verdict;
     try {
       verdict.outcome = ExecutionOutcome::kEqual;
@@ -198,15 +198,13 @@ class Worker {
     return verdict;
   }
 
-  void check_syntax(const std::string& prediction, ExecutionVerdict& verdict) {
+  void check_syntax(const std::string& prediction) {
     start_query(false);
     try {
       compile(databases_.open(databases_in_job_.at(0)), prediction);
       say(event(WorkerEvent::kSyntaxValid));
-    } catch (const QueryFailure& failure) {
-      verdict.message = failure.what();
-    } catch (const std::bad_alloc&) {
-      verdict.message = "out of memory";
+    } catch (const QueryFailure&) {
+    } catch (const std::bad_alloc&) {  // not valid within the sandbox's limits
     }
   }
 

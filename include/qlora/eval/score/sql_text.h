@@ -13,7 +13,11 @@ std::string_view trim(std::string_view text);
 // DISTINCT dropped wherever it is a word (not in strings, quoted names or comments); YEAR(CURDATE()) becomes 2020.
 std::string executable_gold(std::string_view sql);
 
-// The prediction likewise, after " value " (the placeholder of models that predict no values) became " 1 ".
+// The prediction as the official parser reads it: trimmed, " value " (the placeholder of models that predict no values)
+// as " 1 ".
+std::string parsable_prediction(std::string_view sql);
+
+// The prediction as the test-suite evaluator runs it: as executable_gold, after parsable_prediction.
 std::string executable_prediction(std::string_view sql);
 
 // Whether the order of rows counts: the gold says ORDER BY anywhere, with one space.

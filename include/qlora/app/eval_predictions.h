@@ -1,0 +1,36 @@
+// `qlora eval` without a model: files of predictions against gold SQL; and what every evaluation ends with.
+#pragma once
+
+#include <vector>
+
+#include "qlora/app/options.h"
+#include "qlora/eval/results.h"
+#include "qlora/eval/spider_task.h"
+
+namespace qlora {
+
+// Where a Spider-like set lies.
+struct SpiderPlaces {
+  std::string tables;  // tables.json
+  std::string db_dir;  // <db_id>/<db_id>.sqlite
+};
+
+// `tables` and `db_dir` as given, else tables.json and database/ beside the evaluation set or the gold file. Throws
+// UsageError where there are none.
+SpiderPlaces find_spider_places(const EvalJob& job);
+
+// The questions of a run: --gold lines, else the rows of eval_dataset, after `offset`, `limit` of them. Empty where the
+// job has neither. Texts of questions come from eval_dataset where both are given and of equal length.
+std::vector<SpiderQuestion> read_spider_questions(const EvalJob& job);
+
+SandboxLimits sandbox_limits(const EvalOptions& options);
+
+// Scores job.eval.predictions and ends as finish_eval does. Several runs in a predictions.jsonl are paired with the one
+// named `base`. Throws DataError where predictions and gold differ in number.
+int run_eval_predictions(const EvalJob& job);
+
+// Writes report.json, report.html and predictions.jsonl into output_dir (none where it is empty) and --per_row (.tsv),
+// prints the table, or with --json report.json's object, and says what of --require is missed: 7 then, else 0.
+int finish_eval(const EvalJob& job, const EvalResults& results);
+
+}  // namespace qlora

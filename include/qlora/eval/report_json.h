@@ -1,0 +1,34 @@
+// report.json, predictions.jsonl and the check of required scores.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "qlora/eval/options.h"
+#include "qlora/eval/results.h"
+
+namespace qlora {
+
+// {"runs": {NAME: {"adapter", "tasks": {task: {"n", "overall": {score: value}, "by": {group: {"n", score: value}},
+//   "by_database": {id: {"n", score: value}}, "raw" | "extracted": {score: value}, ...details}}}},
+//  "paired": {NAME: {task: {score: {"base", "tuned", "wins", "losses", "ties", "p_value", "interval": [low, high],
+//   "by": {group: the same}}}}},
+//  "seconds", "output_tokens_per_second"}. Scores are shares in [0, 1]. `paired` compares each run with `base`.
+// The bootstrap's numbers follow from `seed`. Throws DataError where runs to pair are of different rows.
+Json report_json(const EvalResults& results, uint64_t seed);
+
+// One line a row and run: run, task, id, prompt, prediction, extracted, gold, question, db_id, group, each score, and
+// error where there is one. Written atomically. Text that is no UTF-8 has its broken bytes replaced.
+void write_predictions(const EvalResults& results, const std::filesystem::path& path);
+
+// index, hardness, parsed, exact, execution (0 or 1), with a header line, tabs between. Of the first run that has the
+// task `spider`; throws UsageError where none has.
+void write_per_row_tsv(const EvalResults& results, const std::filesystem::path& path);
+
+// What of the required scores is missed, in words; empty where all are met. Every run but the base must meet them
+// (the base, where it is alone). Throws UsageError for a task or score that was not scored.
+std::vector<std::string> missed_scores(const EvalResults& results, const std::vector<RequiredScore>& required);
+
+}  // namespace qlora

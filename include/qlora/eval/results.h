@@ -1,0 +1,57 @@
+// What an evaluation found: a score a row, for each task of each run. All reports are made from this.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "qlora/core/json.h"
+
+namespace qlora {
+
+struct EvalRow {
+  Json id;
+  std::string prompt;      // what the model was given; empty where a file was scored
+  std::string prediction;  // the answer, not stripped
+  std::string extracted;   // the SQL in it, by extract_sql
+  std::string gold;
+  std::string question;
+  std::string database;
+  std::string group;                 // the level (easy .. extra), the subject
+  std::string error;                 // why it scored nothing, in words
+  std::vector<double> scores;        // in the order of TaskResult::scores
+  std::vector<double> other_scores;  // with the other of raw and extracted answer; may be empty
+};
+
+struct TaskResult {
+  std::string task;                       // spider, generate, ...
+  std::vector<std::string> scores;        // their names
+  std::vector<std::string> groups;        // in the order of reports; a row's group is one of them
+  std::vector<EvalRow> rows;              // in the file's order: what is paired by place
+  std::string other_name;                 // "extracted" or "raw": what other_scores are of
+  std::map<std::string, double> overall;  // scores that are no means of rows (perplexity), by name
+  Json details = Json::object();          // further keys for the task's entry in report.json
+};
+
+struct EvalRun {
+  std::string name;     // `base`, the adapter folder's name, `predictions`
+  std::string adapter;  // its folder; empty for none
+  std::vector<TaskResult> tasks;
+};
+
+struct EvalResults {
+  std::vector<EvalRun> runs;  // where one is named `base`, the others are paired with it
+  double seconds = 0.0;
+  std::optional<double> output_tokens_per_second;
+};
+
+// The mean of score `index` over rows, over those of one group or database where named. nullopt without such rows.
+std::optional<double> mean_score(const TaskResult& task, size_t index, const std::string& group = "",
+                                 const std::string& database = "");
+
+// nullptr where the run has no such task.
+const TaskResult* find_task(const EvalRun& run, const std::string& task);
+const EvalRun* find_base(const EvalResults& results);
+
+}  // namespace qlora

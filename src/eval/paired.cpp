@@ -1,0 +1,96 @@
+#include "qlora/eval/paired.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "qlora/core/error.h"
+#include "qlora/data/random.h"
+
+namespace qlora {
+namespace {
+
+double mean(std::span<const double> values) {
+  return values.empty() ? 0.0 : std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+double log_choose(double n, double k) {
+  return std::lgamma(n + 1) - std::lgamma(k + 1) - std::lgamma(n - k + 1);
+}
+
+// Linear between the two nearest of sorted values.
+double quantile(const std::vector<double>& sorted, double share) {
+  const double place = share * static_cast<double>(sorted.size() - 1);
+  const auto low = static_cast<size_t>(place);
+  const size_t high = std::min(low + 1, sorted.size() - 1);
+  return sorted[low] + (place - static_cast<double>(low)) * (sorted[high] - sorted[low]);
+}
+
+}  // namespace
+
+double mcnemar_p_value(size_t wins, size_t losses) {
+  const auto n = static_cast<double>(wins + losses);
+  const size_t fewer = std::min(wins, losses);
+  if (wins == losses) return 1.0;
+  // The largest term of the sum is the last.
+  const double largest = log_choose(n, static_cast<double>(fewer));
+  double sum = 0.0;
+  for (size_t k = 0; k <= fewer; ++k) sum += std::exp(log_choose(n, static_cast<double>(k)) - largest);
+  return std::min(1.0, std::exp(largest + std::log(sum) - (n - 1) * std::log(2.0)));
+}
+
+std::array<double, 2> bootstrap_interval(std::span<const double> differences, uint64_t seed, size_t resamples) {
+  if (differences.empty()) return {0.0, 0.0};
+  auto generator = seeded_generator(seed, 0x626f6f74);
+  std::vector<double> means(resamples);
+  for (auto& resampled : means) {
+    double sum = 0.0;
+    for (size_t i = 0; i < differences.size(); ++i) sum += differences[random_below(generator, differences.size())];
+    resampled = sum / static_cast<double>(differences.size());
+  }
+  std::sort(means.begin(), means.end());
+  return {quantile(means, 0.025), quantile(means, 0.975)};
+}
+
+PairedScore compare_paired(std::span<const double> base, std::span<const double> tuned, uint64_t seed) {
+  if (base.size() != tuned.size()) {
+    throw DataError(
+        fmt::format("cannot pair {} rows with {}: score the same rows with both", base.size(), tuned.size()));
+  }
+  PairedScore paired;
+  paired.base = mean(base);
+  paired.tuned = mean(tuned);
+  std::vector<double> differences(base.size());
+  for (size_t i = 0; i < base.size(); ++i) {
+    differences[i] = tuned[i] - base[i];
+    ++(differences[i] > 0 ? paired.wins : differences[i] < 0 ? paired.losses : paired.ties);
+  }
+  paired.p_value = mcnemar_p_value(paired.wins, paired.losses);
+  paired.interval = bootstrap_interval(differences, seed);
+  return paired;
+}
+
+std::vector<FlippedRow> flipped_rows(const TaskResult& base, const TaskResult& tuned, size_t score) {
+  std::vector<FlippedRow> flipped;
+  for (size_t i = 0; i < std::min(base.rows.size(), tuned.rows.size()); ++i) {
+    const double change = tuned.rows[i].scores.at(score) - base.rows[i].scores.at(score);
+    if (change != 0) flipped.push_back({i, change > 0});
+  }
+  return flipped;
+}
+
+void check_same_rows(const TaskResult& base, const TaskResult& tuned) {
+  if (base.rows.size() != tuned.rows.size()) {
+    throw DataError(fmt::format("task {}: one run has {} rows, the other {}; they cannot be paired", base.task,
+                                base.rows.size(), tuned.rows.size()));
+  }
+  for (size_t i = 0; i < base.rows.size(); ++i) {
+    if (base.rows[i].gold == tuned.rows[i].gold && base.rows[i].id == tuned.rows[i].id) continue;
+    throw DataError(
+        fmt::format("task {}: row {} is another question in the other run; they cannot be paired", base.task, i));
+  }
+}
+
+}  // namespace qlora

@@ -1,0 +1,208 @@
+#include "qlora/eval/report_json.h"
+
+#include <algorithm>
+#include <set>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "qlora/core/atomic_file.h"
+#include "qlora/core/error.h"
+#include "qlora/eval/paired.h"
+
+namespace qlora {
+namespace {
+
+Json means_of(const TaskResult& task, const std::string& group, const std::string& database) {
+  Json out;
+  out["n"] = std::count_if(task.rows.begin(), task.rows.end(), [&](const EvalRow& row) {
+    return (group.empty() || row.group == group) && (database.empty() || row.database == database);
+  });
+  for (size_t i = 0; i < task.scores.size(); ++i) {
+    if (const auto mean = mean_score(task, i, group, database)) out[task.scores[i]] = *mean;
+  }
+  return out;
+}
+
+// Means of the other reading of the answers; null where there is none.
+Json other_means(const TaskResult& task) {
+  Json out;
+  for (size_t i = 0; i < task.scores.size(); ++i) {
+    double sum = 0.0;
+    for (const auto& row : task.rows) {
+      if (row.other_scores.size() != task.scores.size()) return nullptr;
+      sum += row.other_scores[i];
+    }
+    if (!task.rows.empty()) out[task.scores[i]] = sum / static_cast<double>(task.rows.size());
+  }
+  return out;
+}
+
+Json task_json(const TaskResult& task) {
+  Json out;
+  out["n"] = task.rows.size();
+  out["overall"] = means_of(task, "", "");
+  out["overall"].erase("n");
+  for (const auto& [name, value] : task.overall) out["overall"][name] = value;
+  out["by"] = Json::object();
+  for (const auto& group : task.groups) out["by"][group] = means_of(task, group, "");
+  std::set<std::string> databases;
+  for (const auto& row : task.rows) databases.insert(row.database);
+  databases.erase("");
+  if (!databases.empty()) out["by_database"] = Json::object();
+  for (const auto& database : databases) out["by_database"][database] = means_of(task, "", database);
+  if (const Json other = other_means(task); !task.other_name.empty() && !other.is_null()) out[task.other_name] = other;
+  for (const auto& [key, value] : task.details.items()) out[key] = value;
+  return out;
+}
+
+std::vector<double> scores_of(const TaskResult& task, size_t score, const std::string& group) {
+  std::vector<double> values;
+  for (const auto& row : task.rows) {
+    if (group.empty() || row.group == group) values.push_back(row.scores.at(score));
+  }
+  return values;
+}
+
+Json paired_json(const TaskResult& base, const TaskResult& tuned, size_t score, const std::string& group,
+                 uint64_t seed) {
+  const PairedScore paired = compare_paired(scores_of(base, score, group), scores_of(tuned, score, group), seed);
+  return {{"base", paired.base}, {"tuned", paired.tuned},     {"wins", paired.wins},        {"losses", paired.losses},
+          {"ties", paired.ties}, {"p_value", paired.p_value}, {"interval", paired.interval}};
+}
+
+Json paired_task(const TaskResult& base, const TaskResult& tuned, uint64_t seed) {
+  check_same_rows(base, tuned);
+  Json out = Json::object();
+  for (size_t i = 0; i < tuned.scores.size(); ++i) {
+    const auto in_base = std::find(base.scores.begin(), base.scores.end(), tuned.scores[i]);
+    if (in_base != base.scores.begin() + static_cast<std::ptrdiff_t>(i)) continue;
+    Json& entry = out[tuned.scores[i]] = paired_json(base, tuned, i, "", seed);
+    for (const auto& group : tuned.groups) entry["by"][group] = paired_json(base, tuned, i, group, seed);
+  }
+  return out;
+}
+
+std::string dump(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+double required_value(const EvalRun& run, const RequiredScore& required) {
+  const TaskResult* task = find_task(run, required.task);
+  if (task == nullptr) {
+    throw UsageError(fmt::format("require: task '{}' was not scored; name it in `tasks`", required.task));
+  }
+  if (const auto found = task->overall.find(required.score); found != task->overall.end()) return found->second;
+  const auto found = std::find(task->scores.begin(), task->scores.end(), required.score);
+  if (found == task->scores.end()) {
+    throw UsageError(fmt::format("require: task '{}' has no score '{}'; it has: {}", required.task, required.score,
+                                 fmt::join(task->scores, ", ")));
+  }
+  return mean_score(*task, static_cast<size_t>(found - task->scores.begin())).value_or(0.0);
+}
+
+}  // namespace
+
+std::optional<double> mean_score(const TaskResult& task, size_t index, const std::string& group,
+                                 const std::string& database) {
+  double sum = 0.0;
+  size_t count = 0;
+  for (const auto& row : task.rows) {
+    if ((!group.empty() && row.group != group) || (!database.empty() && row.database != database)) continue;
+    sum += row.scores.at(index);
+    ++count;
+  }
+  if (count == 0) return std::nullopt;
+  return sum / static_cast<double>(count);
+}
+
+const TaskResult* find_task(const EvalRun& run, const std::string& task) {
+  const auto found =
+      std::find_if(run.tasks.begin(), run.tasks.end(), [&](const TaskResult& t) { return t.task == task; });
+  return found == run.tasks.end() ? nullptr : &*found;
+}
+
+const EvalRun* find_base(const EvalResults& results) {
+  const auto found =
+      std::find_if(results.runs.begin(), results.runs.end(), [](const EvalRun& run) { return run.name == "base"; });
+  return found == results.runs.end() ? nullptr : &*found;
+}
+
+Json report_json(const EvalResults& results, uint64_t seed) {
+  Json out;
+  out["runs"] = Json::object();
+  out["paired"] = Json::object();
+  const EvalRun* base = find_base(results);
+  for (const auto& run : results.runs) {
+    Json& entry = out["runs"][run.name];
+    entry["adapter"] = run.adapter.empty() ? Json(nullptr) : Json(run.adapter);
+    entry["tasks"] = Json::object();
+    for (const auto& task : run.tasks) {
+      entry["tasks"][task.task] = task_json(task);
+      const TaskResult* of_base = base == nullptr || base == &run ? nullptr : find_task(*base, task.task);
+      if (of_base != nullptr) out["paired"][run.name][task.task] = paired_task(*of_base, task, seed);
+    }
+  }
+  out["seconds"] = results.seconds;
+  out["output_tokens_per_second"] =
+      results.output_tokens_per_second ? Json(*results.output_tokens_per_second) : Json(nullptr);
+  return out;
+}
+
+void write_predictions(const EvalResults& results, const std::filesystem::path& path) {
+  AtomicFile file(path);
+  for (const auto& run : results.runs) {
+    for (const auto& task : run.tasks) {
+      for (const auto& row : task.rows) {
+        Json line = {{"run", run.name},
+                     {"task", task.task},
+                     {"id", row.id},
+                     {"prompt", row.prompt},
+                     {"prediction", row.prediction},
+                     {"extracted", row.extracted},
+                     {"gold", row.gold},
+                     {"question", row.question},
+                     {"db_id", row.database},
+                     {"group", row.group}};
+        for (size_t i = 0; i < task.scores.size(); ++i) line[task.scores[i]] = row.scores.at(i);
+        if (!row.error.empty()) line["error"] = row.error;
+        file.write(dump(line) + "\n");
+      }
+    }
+  }
+  file.commit();
+}
+
+void write_per_row_tsv(const EvalResults& results, const std::filesystem::path& path) {
+  const TaskResult* task = nullptr;
+  for (const auto& run : results.runs) {
+    if (task == nullptr) task = find_task(run, "spider");
+  }
+  if (task == nullptr) throw UsageError("per_row: a .tsv is of the task spider, which was not scored");
+  const auto column = [&](const char* name) {
+    return static_cast<size_t>(std::find(task->scores.begin(), task->scores.end(), name) - task->scores.begin());
+  };
+  const std::array columns{column("parsed"), column("exact"), column("execution")};
+  std::string text = "index\thardness\tparsed\texact\texecution\n";
+  for (size_t i = 0; i < task->rows.size(); ++i) {
+    text += fmt::format("{}\t{}", i, task->rows[i].group);
+    for (size_t c : columns) text += task->rows[i].scores.at(c) > 0 ? "\t1" : "\t0";
+    text += '\n';
+  }
+  write_file_atomically(path, text);
+}
+
+std::vector<std::string> missed_scores(const EvalResults& results, const std::vector<RequiredScore>& required) {
+  std::vector<std::string> missed;
+  const EvalRun* base = results.runs.size() > 1 ? find_base(results) : nullptr;
+  for (const auto& run : results.runs) {
+    if (&run == base) continue;
+    for (const auto& r : required) {
+      const double value = required_value(run, r);
+      if (value >= r.minimum) continue;
+      missed.push_back(fmt::format("{}: {}.{} is {:.4f}, required {}", run.name, r.task, r.score, value, r.minimum));
+    }
+  }
+  return missed;
+}
+
+}  // namespace qlora

@@ -1,0 +1,143 @@
+#include "qlora/eval/terminal_table.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string_view>
+
+#include <spdlog/fmt/fmt.h>
+
+namespace qlora {
+namespace {
+
+using Rows = std::vector<std::vector<std::string>>;
+
+// Characters on the screen: bytes that continue a UTF-8 sequence and colours take no room.
+size_t columns_of(std::string_view text) {
+  size_t count = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\x1b') {
+      i = std::min(text.find('m', i), text.size() - 1);
+    } else if ((static_cast<unsigned char>(text[i]) & 0xc0) != 0x80) {
+      ++count;
+    }
+  }
+  return count;
+}
+
+std::string percent(const Json& value) {
+  return value.is_number() ? fmt::format("{:.2f} %", 100.0 * value.get<double>()) : "-";
+}
+
+std::string painted(const std::string& text, const char* code, bool colour) {
+  return colour ? fmt::format("\x1b[{}m{}\x1b[0m", code, text) : text;
+}
+
+std::string difference(const Json& paired, bool colour) {
+  const double d = 100.0 * (paired["tuned"].get<double>() - paired["base"].get<double>());
+  return painted(fmt::format("{:+.2f}", d), d > 0 ? "32" : d < 0 ? "31" : "0", colour && d != 0);
+}
+
+std::string interval(const Json& paired) {
+  return fmt::format("[{:+.2f}, {:+.2f}]", 100.0 * paired["interval"][0].get<double>(),
+                     100.0 * paired["interval"][1].get<double>());
+}
+
+std::string p_text(double p) {
+  return p < 0.0001 ? "< 0.0001" : fmt::format("{:.4f}", p);
+}
+
+// Scores of a run that is paired with the base.
+Rows paired_rows(const std::string& run, const Json& paired, const Json& other, bool colour) {
+  Rows rows = {{"score", "base", run, "difference", "wins", "losses", "p", "95 % interval"}};
+  if (!other.is_null()) rows[0].insert(rows[0].begin() + 3, other.begin().key());
+  for (const auto& [score, p] : paired.items()) {
+    rows.push_back({score, percent(p["base"]), percent(p["tuned"]), difference(p, colour),
+                    fmt::format("{}", p["wins"].get<size_t>()), fmt::format("{}", p["losses"].get<size_t>()),
+                    p_text(p["p_value"].get<double>()), interval(p)});
+    if (!other.is_null()) rows.back().insert(rows.back().begin() + 3, percent(other.front().value(score, Json())));
+  }
+  return rows;
+}
+
+// {"extracted": {...}} or {"raw": {...}}, or null.
+Json other_reading(const Json& task) {
+  for (const char* name : {"extracted", "raw"}) {
+    if (task.contains(name)) return Json{{name, task[name]}};
+  }
+  return nullptr;
+}
+
+Rows single_rows(const std::string& run, const Json& task, const Json& other) {
+  Rows rows = {{"score", run}};
+  if (!other.is_null()) rows[0].push_back(other.begin().key());
+  for (const auto& [score, value] : task["overall"].items()) {
+    rows.push_back({score, percent(value)});
+    if (!other.is_null()) rows.back().push_back(percent(other.front().value(score, Json())));
+  }
+  return rows;
+}
+
+Rows group_rows(const std::string& run, const Json& task) {
+  Rows rows = {{run}};
+  for (const auto& [group, means] : task["by"].items()) {
+    rows[0].push_back(fmt::format("{} ({})", group, means["n"].get<size_t>()));
+  }
+  for (const auto& [score, value] : task["overall"].items()) {
+    rows.push_back({score});
+    for (const auto& [group, means] : task["by"].items()) rows.back().push_back(percent(means.value(score, Json())));
+  }
+  return rows;
+}
+
+}  // namespace
+
+std::string text_table(const Rows& rows, size_t width) {
+  std::vector<size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()), 0);
+    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], columns_of(row[c]));
+  }
+  size_t shown = 0;
+  for (size_t used = 0; shown < widths.size(); ++shown) {
+    used += widths[shown] + (shown > 0 ? 2 : 0);
+    if (used > width && shown >= 2) break;
+  }
+  std::string out;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t c = 0; c < std::min(shown, row.size()); ++c) {
+      const std::string space(widths[c] - columns_of(row[c]), ' ');
+      line += c == 0 ? row[c] + space : "  " + space + row[c];
+    }
+    out += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return out;
+}
+
+std::string terminal_report(const Json& report, size_t width, bool colour) {
+  std::string out;
+  for (const auto& [name, run] : report["runs"].items()) {
+    for (const auto& [task_name, task] : run["tasks"].items()) {
+      const Json pairs = report["paired"].value(name, Json::object()).value(task_name, Json());
+      const Json other = other_reading(task);
+      const Rows rows = pairs.is_null() ? single_rows(name, task, other) : paired_rows(name, pairs, other, colour);
+      const std::string head = fmt::format("{}: {}, {} rows", name, task_name, task["n"].get<size_t>());
+      out += (out.empty() ? "" : "\n") + painted(head, "1", colour) + "\n" + text_table(rows, width);
+      if (!task["by"].empty()) out += "\n" + text_table(group_rows(name, task), width);
+    }
+  }
+  return out;
+}
+
+size_t terminal_width() {
+  winsize size{};
+  if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  const char* columns = std::getenv("COLUMNS");
+  const int given = columns == nullptr ? 0 : std::atoi(columns);
+  return given > 0 ? static_cast<size_t>(given) : 100;
+}
+
+}  // namespace qlora

@@ -1,0 +1,128 @@
+#include "qlora/report/eval_page.h"
+
+#include <algorithm>
+
+#include <spdlog/fmt/fmt.h>
+
+#include "qlora/report/html_page.h"
+
+namespace qlora {
+namespace {
+
+using Rows = std::vector<std::vector<std::string>>;
+
+constexpr size_t kMostFlips = 2000;  // of each direction: a page must stay a page
+
+std::string percent(const Json& value) {
+  return value.is_number() ? fmt::format("{:.2f} %", 100 * value.get<double>()) : "-";
+}
+
+// Scores of all runs beside each other, and the other reading of the answers.
+void add_scores(HtmlPage& page, const Json& report, const std::string& task) {
+  Rows rows = {{"score"}};
+  std::vector<std::string> names;
+  std::vector<BarGroup> groups;
+  for (const auto& [name, run] : report["runs"].items()) {
+    if (!run["tasks"].contains(task)) continue;
+    const Json& result = run["tasks"][task];
+    names.push_back(name);
+    rows[0].push_back(name);
+    for (const char* other : {"extracted", "raw"}) {
+      if (result.contains(other)) rows[0].push_back(name + ", " + other);
+    }
+    size_t r = 0;
+    for (const auto& [score, value] : result["overall"].items()) {
+      if (rows.size() == ++r) rows.push_back({score});
+      if (groups.size() < r) groups.push_back({score, {}});
+      rows[r].push_back(percent(value));
+      groups[r - 1].values.push_back(value.is_number() ? value.get<double>() : 0.0);
+      for (const char* other : {"extracted", "raw"}) {
+        if (result.contains(other)) rows[r].push_back(percent(result[other].value(score, Json())));
+      }
+    }
+  }
+  page.html(svg_bars(names, groups)).table(rows);
+}
+
+void add_groups(HtmlPage& page, const Json& report, const std::string& task, const char* key, const char* head) {
+  Rows rows = {{head, "run", "rows"}};
+  for (const auto& [name, run] : report["runs"].items()) {
+    if (!run["tasks"].contains(task) || !run["tasks"][task].contains(key)) continue;
+    for (const auto& [group, means] : run["tasks"][task][key].items()) {
+      rows.push_back({group, name, means["n"].dump()});
+      for (const auto& [score, value] : run["tasks"][task]["overall"].items()) {
+        if (rows.size() == 2) rows[0].push_back(score);
+        rows.back().push_back(percent(means.value(score, Json())));
+      }
+    }
+  }
+  if (rows.size() > 1) page.table(rows);
+}
+
+void add_pairs(HtmlPage& page, const std::string& run, const Json& scores) {
+  Rows rows = {{"score", "base", run, "difference", "95 % from", "to", "wins", "losses", "ties", "p"}};
+  for (const auto& [score, p] : scores.items()) {
+    const double difference = p["tuned"].get<double>() - p["base"].get<double>();
+    rows.push_back({score, percent(p["base"]), percent(p["tuned"]), fmt::format("{:+.2f}", 100 * difference),
+                    fmt::format("{:+.2f}", 100 * p["interval"][0].get<double>()),
+                    fmt::format("{:+.2f}", 100 * p["interval"][1].get<double>()), p["wins"].dump(), p["losses"].dump(),
+                    p["ties"].dump(), fmt::format("{:.4g}", p["p_value"].get<double>())});
+  }
+  page.table(rows);
+}
+
+std::string flip_html(const FlippedAnswer& flip) {
+  const auto block = [](const char* head, const std::string& text) {
+    return fmt::format("<dt>{}</dt><dd><pre>{}</pre></dd>", head, escape_html(text));
+  };
+  const auto answer = [](const std::string& text, const std::string& error) {
+    return error.empty() ? text : text + "\n-- " + error;
+  };
+  return "<dl>" + block("gold", flip.gold) + block("base", answer(flip.base_answer, flip.base_error)) +
+         block("tuned", answer(flip.tuned_answer, flip.tuned_error)) + "</dl>\n";
+}
+
+void add_flips(HtmlPage& page, const std::vector<FlippedAnswer>& flipped, const std::string& score) {
+  if (flipped.empty()) return;
+  page.heading("Rows whose " + score + " changed");
+  for (const bool won : {true, false}) {
+    const auto count = std::count_if(flipped.begin(), flipped.end(), [&](const auto& f) { return f.won == won; });
+    page.html(fmt::format("<h3 class=\"{}\">{}: {}</h3>\n", won ? "won" : "lost", won ? "Won" : "Lost", count));
+    size_t shown = 0;
+    for (const auto& flip : flipped) {
+      if (flip.won != won || ++shown > kMostFlips) continue;
+      page.fold(fmt::format("{} {}, {}: {}", flip.run, flip.place, flip.group, flip.question), flip_html(flip));
+    }
+    if (shown > kMostFlips) page.paragraph(fmt::format("{} more stand in predictions.jsonl.", shown - kMostFlips));
+  }
+}
+
+}  // namespace
+
+std::string eval_page(const Json& report, const std::vector<FlippedAnswer>& flipped, const std::string& score) {
+  HtmlPage page("Evaluation");
+  std::vector<std::string> tasks;
+  for (const auto& [name, run] : report["runs"].items()) {
+    for (const auto& [task, result] : run["tasks"].items()) {
+      if (std::find(tasks.begin(), tasks.end(), task) == tasks.end()) tasks.push_back(task);
+    }
+  }
+  for (const auto& task : tasks) {
+    page.heading(task);
+    add_scores(page, report, task);
+    for (const auto& [run, pairs] : report["paired"].items()) {
+      if (!pairs.contains(task)) continue;
+      page.heading(fmt::format("{} against base, {}", run, task));
+      add_pairs(page, run, pairs[task]);
+    }
+    page.heading(task + " by level");
+    add_groups(page, report, task, "by", "level");
+    page.heading(task + " by database");
+    add_groups(page, report, task, "by_database", "database");
+  }
+  add_flips(page, flipped, score);
+  page.paragraph("Intervals: 95 %, bootstrap over rows. p: exact McNemar test, two-sided.");
+  return page.str();
+}
+
+}  // namespace qlora
