@@ -1,4 +1,4 @@
-"""The table at the end of scripts/demo, read from the report.json files and the predictions beside them.
+"""The table at the end of scripts/demo, read from the report.json files.
 
 usage: demo_table.py DATA OUTPUT
 """
@@ -23,26 +23,11 @@ def percent(value):
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values) if values else None
-
-
-class Evaluation:
-    """One run of one report, with the predictions of its rows."""
-
-    def __init__(self, folder, run):
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        task = report["runs"][run]["tasks"]["spider"]
-        self.n, self.overall = task["n"], task["overall"]
-        lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        self.rows = [row for row in map(json.loads, lines) if row["run"] == run]
-
-    def over(self, databases, questions):
-        """Execution accuracy over the questions of these databases."""
-        if len(self.rows) != len(questions):
-            sys.exit(f"demo_table.py: {len(self.rows)} predictions, but {len(questions)} questions")
-        return mean(row["execution"] for row, question in zip(self.rows, questions) if question["db_id"] in databases)
+def execution_over(task, databases):
+    """Execution accuracy over the questions of these databases; None where there are none."""
+    scores = [score for database, score in task["by_database"].items() if database in databases]
+    n = sum(score["n"] for score in scores)
+    return sum(score["n"] * score["execution"] for score in scores) / n if n else None
 
 
 def print_table(header, rows):
@@ -58,12 +43,14 @@ def main(data, output):
     unseen = {row["db_id"] for row in questions} - trained
     table = []
     for name, folder, run in ROWS:
-        evaluation = Evaluation(output / folder, run)
-        overall = evaluation.overall
-        table.append([name, str(evaluation.n), percent(overall["execution"]),
-                      percent(evaluation.over(trained, questions)), percent(evaluation.over(unseen, questions)),
-                      percent(overall.get("extracted_execution")), percent(overall["exact_normalized"]),
-                      percent(overall["syntax_valid"])])
+        report = json.loads((output / folder / "report.json").read_text(encoding="utf-8"))
+        task = report["runs"][run]["tasks"]["spider"]
+        if task["n"] != len(questions):
+            sys.exit(f"demo_table.py: {folder}/report.json scores {task['n']} of {len(questions)} held-out questions")
+        scores = task["overall"]
+        table.append([name, str(task["n"]), percent(scores["execution"]), percent(execution_over(task, trained)),
+                      percent(execution_over(task, unseen)), percent(task["extracted"]["execution"]),
+                      percent(scores["exact_normalized"]), percent(scores["syntax_valid"])])
     print()
     print_table(["step", "seconds"],
                 [line.split("\t") for line in (output / "times.tsv").read_text(encoding="utf-8").splitlines()])
