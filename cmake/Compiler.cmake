@@ -9,7 +9,6 @@ target_compile_options(qlora_compiler INTERFACE
     -ffp-contract=off>)
 target_include_directories(qlora_compiler INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include>)
-target_compile_definitions(qlora_compiler INTERFACE $<$<BOOL:${QLORA_CUDA}>:QLORA_CUDA=1>)
 
 if(QLORA_SANITIZE)
   target_compile_options(qlora_compiler INTERFACE
