@@ -1,0 +1,56 @@
+// LoRA adapters on disk in PEFT's layout: adapter_config.json and adapter_model.safetensors.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "qlora/adapters/peft_config.h"
+#include "qlora/core/host_tensor.h"
+#include "qlora/formats/safetensors.h"
+
+namespace qlora {
+
+// What this program notes in the weight file's metadata (key "qlora"), where PEFT does not look: the base that the
+// adapter was trained on, and how it was quantized then.
+struct AdapterRecord {
+  std::string quant_type;    // "nf4", or "none"
+  bool nested = false;       // double quantization
+  std::string dtype;         // of the products: "float32", "bfloat16", "float16"
+  std::string base_config;   // ModelFolder::config_identity()
+  std::string base_weights;  // ModelFolder::weights_identity()
+};
+
+// W' = W + scale * B A for the linear `module` ("model.layers.0.self_attn.q_proj").
+struct LoraMatrices {
+  std::string module;
+  HostTensor a;  // [r, in]
+  HostTensor b;  // [out, r]
+};
+
+struct LoraAdapter {
+  LoraConfig config;
+  std::optional<AdapterRecord> record;
+  std::vector<LoraMatrices> matrices;           // by name; views into `file`
+  std::shared_ptr<const SafetensorsFile> file;  // keeps them alive
+};
+
+// Reads a folder. Throws DataError naming the file and the tensor: a missing or malformed file, A without B or B
+// without A, shapes that contradict each other or the config's rank, types other than F32, F16 and BF16, NaN and Inf,
+// pickled weights (refused unopened); UsageError for what parse_lora_config refuses, and for tensors of such features.
+LoraAdapter load_lora_adapter(const std::filesystem::path& folder);
+
+// Checks the adapter against a base: `linears` maps the names of all its linears to [out, in]. Throws DataError naming
+// the module that the base lacks or has in another shape, or that the config targets and the adapter lacks.
+void check_lora_adapter(const LoraAdapter& adapter, const std::map<std::string, Shape>& linears,
+                        const std::string& output_head);
+
+// Writes both files (weights first, each atomically) into the folder, which is made where it is missing. target_modules
+// that mean all linears are written as a list: `matrices` name them.
+void save_lora_adapter(const std::filesystem::path& folder, const LoraConfig& config,
+                       const std::vector<LoraMatrices>& matrices, const std::optional<AdapterRecord>& record);
+
+}  // namespace qlora
