@@ -17,6 +17,7 @@ DEV_SEEN = {"easy": 3, "medium": 4, "hard": 2, "extra": 1}
 DEV_UNSEEN = {"easy": 12, "medium": 16, "hard": 7, "extra": 5}
 
 SQLITE_VERSION = 3037000  # what every file says it was written by
+PAGE = 4096  # each table fits in one: how a table is spread over pages differs between versions of SQLite
 
 
 @dataclasses.dataclass
@@ -39,13 +40,15 @@ def sqlite_bytes(schema, rows):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "database.sqlite"
         connection = sqlite3.connect(path, isolation_level=None)
-        for pragma in ("page_size = 1024", "encoding = 'UTF-8'", "auto_vacuum = NONE", "journal_mode = DELETE"):
+        for pragma in (f"page_size = {PAGE}", "encoding = 'UTF-8'", "auto_vacuum = NONE", "journal_mode = DELETE"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("BEGIN")
         fill(connection, schema, rows)
         connection.execute("COMMIT")
         connection.close()
         content = bytearray(path.read_bytes())
+    if len(content) != PAGE * (1 + len(schema.tables)):
+        raise ValueError(f"{schema.db_id}: a table does not fit in one page of {PAGE} bytes")
     content[24:28] = content[92:96] = (1).to_bytes(4, "big")  # change counter, and the one the version is valid for
     content[96:100] = SQLITE_VERSION.to_bytes(4, "big")
     return bytes(content)
