@@ -26,13 +26,12 @@ std::string cause_of(const Json::exception& error) {
 }
 
 // Line and column (both from 1) of a byte offset; columns count bytes, as compilers do.
-std::string line_and_column(std::string_view text, std::size_t offset, std::size_t first_line) {
+std::string line_and_column(std::string_view text, std::size_t offset) {
   offset = std::min(offset, text.size());
   const auto before = text.substr(0, offset);
   const auto newline = before.rfind('\n');
   const auto column = newline == std::string_view::npos ? offset + 1 : offset - newline;
-  return fmt::format("{}:{}", first_line + static_cast<std::size_t>(std::count(before.begin(), before.end(), '\n')),
-                     column);
+  return fmt::format("{}:{}", 1 + static_cast<std::size_t>(std::count(before.begin(), before.end(), '\n')), column);
 }
 
 // Offset of the first bracket that is nested deeper than kMaxDepth, else npos: nlohmann copies and prints recursively.
@@ -53,23 +52,6 @@ std::size_t too_deep(std::string_view source) {
     }
   }
   return std::string_view::npos;
-}
-
-Json parse_row(std::string_view source, const std::string& name, std::size_t first_line) {
-  const auto deep = too_deep(source);
-  if (deep != std::string_view::npos) {
-    throw DataError(fmt::format("{}:{}: values are nested deeper than {}", name,
-                                line_and_column(source, deep, first_line), JsonRows::kMaxDepth));
-  }
-  try {
-    return Json::parse(source);
-  } catch (const Json::parse_error& error) {
-    const auto offset = error.byte == 0 ? 0 : error.byte - 1;
-    throw DataError(
-        fmt::format("{}:{}: broken JSON: {}", name, line_and_column(source, offset, first_line), cause_of(error)));
-  } catch (const Json::exception& error) {
-    throw DataError(fmt::format("{}:{}: broken JSON: {}", name, first_line, cause_of(error)));
-  }
 }
 
 }  // namespace
@@ -158,11 +140,24 @@ std::size_t JsonRows::end_of_element(std::size_t begin, std::size_t& line) const
 }
 
 std::string JsonRows::place_of(std::size_t byte) const {
-  return fmt::format("{}:{}", name_, line_and_column(file_.text(), byte, 1));
+  return fmt::format("{}:{}", name_, line_and_column(file_.text(), byte));
 }
 
 Json JsonRows::parse(std::size_t i) const {
-  Json row = parse_row(source(i), name_, rows_[i].line);
+  const auto text = source(i);
+  const auto begin = rows_[i].begin;
+  if (const auto deep = too_deep(text); deep != std::string_view::npos) {
+    throw DataError(fmt::format("{}: values are nested deeper than {}", place_of(begin + deep), kMaxDepth));
+  }
+  Json row;
+  try {
+    row = Json::parse(text);
+  } catch (const Json::parse_error& error) {
+    const auto offset = error.byte == 0 ? 0 : error.byte - 1;
+    throw DataError(fmt::format("{}: broken JSON: {}", place_of(begin + offset), cause_of(error)));
+  } catch (const Json::exception& error) {
+    throw DataError(fmt::format("{}: broken JSON: {}", place(i), cause_of(error)));
+  }
   if (!row.is_object()) {
     throw DataError(fmt::format("{}: a row must be a JSON object ({{...}}), this is {}", place(i), row.type_name()));
   }

@@ -1,0 +1,124 @@
+// Rendering: an example becomes text with the byte spans of its answers.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "qlora/core/error.h"
+#include "qlora/data/row_encoder.h"
+
+namespace qlora {
+namespace {
+
+std::size_t common_prefix(const std::string& a, const std::string& b) {
+  const auto end = std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first;
+  auto size = static_cast<std::size_t>(end - a.begin());
+  // Not in the middle of a character.
+  while (size > 0 && size < b.size() && (static_cast<unsigned char>(b[size]) & 0xC0) == 0x80) --size;
+  return size;
+}
+
+}  // namespace
+
+Json RowEncoder::variables_of(const Example& example) const {
+  Json variables = Json::object();
+  const auto add_token = [&](const char* name, const std::optional<std::string>& token) {
+    if (token) variables[name] = *token;
+  };
+  add_token("bos_token", special_.bos);
+  add_token("eos_token", special_.eos);
+  add_token("unk_token", special_.unk);
+  add_token("pad_token", special_.pad);
+  for (const Json* extra : {&options_.chat_template_kwargs, &example.chat_template_kwargs}) {
+    if (extra->is_object()) variables.update(*extra);
+  }
+  variables["tools"] = example.tools;
+  variables["documents"] = example.documents;
+  return variables;
+}
+
+std::string RowEncoder::render_messages(const Conversation& chat, std::size_t count, bool generation) const {
+  Json all = chat.variables;
+  const auto begin = chat.messages.begin();
+  all["messages"] = Json(Json::array_t(begin, begin + static_cast<std::ptrdiff_t>(count)));
+  all["add_generation_prompt"] = generation;
+  return template_->render(all);
+}
+
+// The bytes of message i, if the renderings before and after it are prefixes of each other and of the whole text.
+std::optional<ByteSpan> RowEncoder::answer_span(const Conversation& chat, std::size_t i, Rendered& rendered) const {
+  const bool last_message = i + 1 == chat.messages.size();
+  try {
+    const std::string before = render_messages(chat, i, true);
+    const std::string after = last_message ? rendered.text : render_messages(chat, i + 1, false);
+    rendered.prompt = before;
+    if (!rendered.text.starts_with(after)) return std::nullopt;
+    if (after.starts_with(before)) return ByteSpan{before.size(), after.size()};
+    // The generation prompt says more than the rendered turn ("<think>"): the answer begins where the two part, but not
+    // within the turns before it.
+    const std::string history = render_messages(chat, i, false);
+    const auto begin = common_prefix(before, after);
+    rendered.only_last = true;
+    if (after.starts_with(history) && begin >= history.size()) return ByteSpan{begin, after.size()};
+  } catch (const DataError&) {
+    // A prefix may be no conversation of its own (an empty one, say), which the template may refuse.
+  }
+  return std::nullopt;
+}
+
+Rendered RowEncoder::render_chat(const Example& example) const {
+  const Conversation chat{variables_of(example), example.messages};
+  Rendered rendered;
+  rendered.text = render_messages(chat, chat.messages.size(), false);
+
+  std::optional<ByteSpan> last;
+  for (std::size_t i = 0; i < chat.messages.size(); ++i) {
+    if (chat.messages[i]["role"] != "assistant") continue;
+    rendered.prompt.reset();
+    last = answer_span(chat, i, rendered);
+    if (last) rendered.answers.push_back(*last);
+    if (!last) rendered.only_last = true;
+  }
+  if (!rendered.prompt) rendered.prompt = render_messages(chat, chat.messages.size(), true);
+  if (rendered.only_last) {
+    rendered.answers.clear();
+    if (last) rendered.answers.push_back(*last);
+  }
+  return rendered;
+}
+
+Rendered RowEncoder::render_completion(const Example& example) const {
+  if (!special_.eos) {
+    throw DataError(
+        "the model names no end token (eos_token in tokenizer_config.json), so the end of an answer cannot be "
+        "learnt");
+  }
+  Rendered rendered;
+  rendered.prompt = example.prompt;
+  rendered.text = example.prompt + example.answer;
+  if (!example.answer.ends_with(*special_.eos)) rendered.text += *special_.eos;
+  rendered.answers.push_back({example.prompt.size(), rendered.text.size()});
+  rendered.add_special_tokens = true;
+  return rendered;
+}
+
+Rendered RowEncoder::render(const Example& example) const {
+  try {
+    switch (example.kind) {
+      case Example::Kind::kChat:
+        return render_chat(example);
+      case Example::Kind::kCompletion:
+        return render_completion(example);
+      case Example::Kind::kText:
+        break;
+    }
+  } catch (const DataError& error) {
+    throw DataError(fmt::format("{}: {}", example.place, error.what()));
+  }
+  Rendered rendered;
+  rendered.text = example.answer;
+  rendered.add_special_tokens = options_.add_special_tokens;
+  rendered.learn_all = true;
+  return rendered;
+}
+
+}  // namespace qlora

@@ -1,0 +1,96 @@
+#include "qlora/formats/json_rows.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "qlora/core/error.h"
+
+namespace qlora {
+namespace {
+
+using ::testing::HasSubstr;
+
+class JsonRowsTest : public ::testing::Test {
+ protected:
+  std::string write(const std::string& bytes) {
+    std::ofstream(path_, std::ios::binary) << bytes;
+    return path_;
+  }
+  // The error of opening the file or of parsing its first bad row.
+  std::string error_of(const std::string& bytes) {
+    try {
+      const JsonRows rows(write(bytes));
+      for (std::size_t i = 0; i < rows.size(); ++i) rows.parse(i);
+    } catch (const DataError& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+  void TearDown() override { std::filesystem::remove(path_); }
+
+  const std::string path_ =
+      (std::filesystem::temp_directory_path() / ("json_rows_" + std::to_string(getpid()) + ".json")).string();
+};
+
+TEST_F(JsonRowsTest, ReadsLinesArraysAndByteOrderMarks) {
+  for (const char* bytes :
+       {"{\"a\":1}\n{\"a\":2}\n", "\xEF\xBB\xBF{\"a\":1}\r\n\r\n  {\"a\":2}", "[{\"a\":1},\n{\"a\":2}]\n",
+        " [ {\"a\":1} , {\"a\":2} ] ", "\xEF\xBB\xBF[{\"a\":1},{\"a\":2}]"}) {
+    const JsonRows rows(write(bytes));
+    ASSERT_EQ(rows.size(), 2U) << bytes;
+    EXPECT_EQ(rows.parse(0)["a"], 1) << bytes;
+    EXPECT_EQ(rows.parse(1)["a"], 2) << bytes;
+  }
+  EXPECT_EQ(JsonRows(write("")).size(), 0U);
+  EXPECT_EQ(JsonRows(write(" \n\n")).size(), 0U);
+  EXPECT_EQ(JsonRows(write("[]")).size(), 0U);
+}
+
+TEST_F(JsonRowsTest, BracketsInsideOfStringsDoNotSplit) {
+  const JsonRows rows(write(R"([{"a":"]},{[\"\\"},{"b":[{"c":"}"}]}])"));
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows.parse(0)["a"], "]},{[\"\\");
+  EXPECT_EQ(rows.parse(1)["b"][0]["c"], "}");
+}
+
+TEST_F(JsonRowsTest, KeepsTheOrderOfKeysAndTheSource) {
+  const JsonRows rows(write("\n {\"z\": 1, \"a\": 2, \"m\": 3} \r\n"));
+  EXPECT_EQ(rows.parse(0).dump(), R"({"z":1,"a":2,"m":3})");
+  EXPECT_EQ(rows.source(0), R"({"z": 1, "a": 2, "m": 3})");
+  EXPECT_EQ(rows.place(0), path_ + ":2");
+}
+
+TEST_F(JsonRowsTest, ErrorsNameFileLineAndColumn) {
+  EXPECT_THAT(error_of("{\"a\":1}\n{\"a\":}\n"), HasSubstr(path_ + ":2:6: broken JSON"));
+  EXPECT_THAT(error_of("[{\"a\":1},\n {\"a\" 2}]"), HasSubstr(path_ + ":2:7: broken JSON"));
+  EXPECT_THAT(error_of("[{\"a\":1} {\"a\":2}]"), HasSubstr(path_ + ":1:10: a comma or ] is missing"));
+  EXPECT_THAT(error_of("[{\"a\":1},]"), HasSubstr(path_ + ":1:10: a value is missing"));
+  EXPECT_THAT(error_of("[{\"a\":1}"), HasSubstr(":1:9: the array that it begins is not closed"));
+  EXPECT_THAT(error_of("[{\"a\":1},\n{\"a\":\"x}]"), HasSubstr(":2:1: this value has no end"));
+  EXPECT_THAT(error_of("[{\"a\":1}]\n{}"), HasSubstr(":2:1: nothing may follow the array"));
+  EXPECT_THAT(error_of("{\"a\":1}\n[1]"), HasSubstr(path_ + ":2: a row must be a JSON object"));
+  EXPECT_THAT(error_of("[1]"), HasSubstr("a row must be a JSON object ({...}), this is number"));
+  EXPECT_THAT(error_of("{\"a\":\"\xFF\"}"), HasSubstr("ill-formed UTF-8"));
+  EXPECT_THAT(error_of("{\"a\":1"), HasSubstr(":1:7: broken JSON"));
+}
+
+TEST_F(JsonRowsTest, RefusesDeepNestingInBoundedMemory) {
+  const std::string deep(JsonRows::kMaxDepth, '[');
+  EXPECT_THAT(error_of("{\"a\":" + deep + "}"), HasSubstr("nested deeper than 256"));
+  EXPECT_THAT(error_of("{\"a\":" + std::string(1 << 20, '[') + "}"), HasSubstr("nested deeper than 256"));
+  const std::string sound = std::string(JsonRows::kMaxDepth - 1, '[') + std::string(JsonRows::kMaxDepth - 1, ']');
+  EXPECT_EQ(error_of("{\"a\":" + sound + "}"), "no error");
+}
+
+TEST_F(JsonRowsTest, MissingFilesAndFoldersAreNamed) {
+  EXPECT_THROW(JsonRows("/nowhere/rows.json"), DataError);
+  EXPECT_THROW(JsonRows(std::filesystem::temp_directory_path()), DataError);
+}
+
+}  // namespace
+}  // namespace qlora
