@@ -465,9 +465,9 @@ def _values(rng, source, count, parents):
 
 
 def _names(rng, source, column, count):
-    """Names that tell rows apart; short pools are numbered through, as flight codes are."""
-    if source.pool == PEOPLE or len(source.pool) >= count:
-        return _values(rng, source, count, {}) if source.pool == PEOPLE else rng.sample(source.pool, count)
+    """Names, all different where the pool has enough of them; codes are numbered."""
+    if source.pool != PEOPLE and len(source.pool) >= count:
+        return rng.sample(source.pool, count)
     if column.name.endswith("code"):
         return [f"{rng.choice(source.pool)}{number}" for number in rng.sample(range(100, 999), count)]
     return _values(rng, source, count, {})
@@ -479,15 +479,13 @@ def build(db_id, rng):
     for label, (count, *specs) in DOMAINS[db_id].items():
         table, sources = _table(label, specs)
         filled = [list(range(1, count + 1))]
-        for column, source in zip(table.columns[1:], sources[1:]):
-            values = (
-                _names(rng, source, column, count) if column.kind == "name" else _values(rng, source, count, counts)
-            )
-            filled.append(values)
-            if column.kind in ("name", "text", "number"):
-                column.values = tuple(sorted(set(values)))
-        for spec, column in ((s, c) for s, c in zip(specs, table.columns[1:]) if len(s) == 3):
-            links.append(Link(table, next(t for t in tables if t.name == spec[0]), column, spec[1]))
+        for spec, column, source in zip(specs, table.columns[1:], sources[1:]):
+            draw_names = column.kind == "name"
+            filled.append(_names(rng, source, column, count) if draw_names else _values(rng, source, count, counts))
+            if column.kind == "key":
+                links.append(Link(table, next(t for t in tables if t.name == spec[0]), column, spec[1]))
+            else:
+                column.values = tuple(sorted(set(filled[-1])))
         tables.append(table)
         counts[table.name] = count
         rows[table.name] = list(zip(*filled))

@@ -85,7 +85,7 @@ class LinkKinds(Parts):
         return self.maybe_sorted(text, query, child, columns)
 
     def maybe_sorted(self, text, query, table, columns):
-        """Sorts a join's rows now and then, or keeps the first alone."""
+        """Sorts a join's rows now and then."""
         number = self.column(table, "number")
         if not number or number in columns or not self.rng.chance(0.2):
             return text, query

@@ -10,7 +10,7 @@ QUESTION_WORDS = ("what", "which", "who", "how", "are", "do", "is", "in")
 
 
 def expand(rng, template, **slots):
-    """Chooses among alternatives from the inside out, fills the slots and makes a sentence of it."""
+    """Chooses among alternatives from the inside out, then fills the slots."""
     while match := CHOICE.search(template):
         template = template[: match.start()] + rng.choice(match.group(1).split("|")) + template[match.end() :]
     return SLOT.sub(lambda match: slots[match.group(1)], template)
