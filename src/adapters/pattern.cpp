@@ -12,7 +12,7 @@
 namespace qlora {
 namespace {
 
-constexpr std::uint32_t kMostSteps = 1'000'000;
+constexpr std::uint32_t kMostSteps = 100'000;
 constexpr std::uint32_t kMostMemory = 16 * 1024;  // KiB
 
 std::string message_of(int code) {

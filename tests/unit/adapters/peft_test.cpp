@@ -1,0 +1,231 @@
+#include "qlora/adapters/peft.h"
+
+#include <sys/stat.h>
+
+#include <fstream>
+#include <limits>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "qlora/adapters/pattern.h"
+#include "qlora/core/error.h"
+
+namespace qlora {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+const std::vector<std::string> kLinears = {"model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj",
+                                           "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj", "lm_head"};
+
+LoraConfig parse(const std::string& text) {
+  return parse_lora_config(parse_json(text, "adapter_config.json"), "adapter_config.json");
+}
+
+LoraConfig with_targets(const std::string& targets, const std::string& more = "") {
+  return parse(R"({"peft_type": "LORA", "target_modules": )" + targets + more + "}");
+}
+
+TEST(LoraConfigTest, ReadsTheLeastThatPeftWrites) {
+  const LoraConfig config = with_targets(R"(["q_proj", "up_proj"])");
+  EXPECT_EQ(config.r, 8);
+  EXPECT_THAT(config.target_modules.names, ElementsAre("q_proj", "up_proj"));
+  EXPECT_THAT(config.warnings, IsEmpty());
+  EXPECT_DOUBLE_EQ(lora_scale(config, "x"), 1.0);
+}
+
+TEST(LoraConfigTest, PatternsChooseRankAndScaleByTheEndOfTheName) {
+  const LoraConfig config = with_targets(R"(["q_proj"])", R"(, "r": 4, "lora_alpha": 8, "use_rslora": true,
+      "rank_pattern": {"layers.1.self_attn.q_proj": 16, "q_pro": 2, ".*up_proj": 32}, "alpha_pattern": {"up_proj": 64})");
+  EXPECT_EQ(lora_rank(config, kLinears[0]), 4);
+  EXPECT_EQ(lora_rank(config, kLinears[2]), 16);
+  EXPECT_EQ(lora_rank(config, kLinears[3]), 32);
+  EXPECT_DOUBLE_EQ(lora_scale(config, kLinears[0]), 8.0 / 2.0);
+  EXPECT_DOUBLE_EQ(lora_scale(config, kLinears[2]), 8.0 / 4.0);
+  EXPECT_DOUBLE_EQ(lora_scale(config, kLinears[3]), 64.0 / std::sqrt(32.0));
+}
+
+TEST(LoraConfigTest, TargetsAsPeftMatchesThem) {
+  const auto targets = [](const LoraConfig& config) { return lora_targets(config, kLinears, "lm_head"); };
+  EXPECT_THAT(targets(with_targets(R"("all-linear")")),
+              ElementsAre(kLinears[0], kLinears[1], kLinears[2], kLinears[3]));
+  EXPECT_THAT(targets(with_targets(R"(["q_proj"])")), ElementsAre(kLinears[0], kLinears[2]));
+  EXPECT_THAT(targets(with_targets(R"(["proj"])")), IsEmpty());
+  EXPECT_THAT(targets(with_targets(R"(["lm_head"])")), ElementsAre("lm_head"));
+  EXPECT_THAT(targets(with_targets(R"(".*\\.1\\..*(q|up)_proj")")), ElementsAre(kLinears[2], kLinears[3]));
+  EXPECT_THAT(targets(with_targets(R"("q_proj")")), IsEmpty());  // a string is a regular expression for the whole name
+  EXPECT_THAT(targets(with_targets(R"(["q_proj"])", R"(, "layers_to_transform": [1])")), ElementsAre(kLinears[2]));
+  EXPECT_THAT(targets(with_targets(R"(["q_proj"])", R"(, "layers_to_transform": 0, "layers_pattern": "layers")")),
+              ElementsAre(kLinears[0]));
+  EXPECT_THAT(targets(with_targets(R"(["q_proj"])", R"(, "exclude_modules": ["layers.0.self_attn.q_proj"])")),
+              ElementsAre(kLinears[2]));
+  EXPECT_THAT(expand_all_linear(kLinears, "lm_head"), ElementsAre("q_proj", "up_proj"));
+}
+
+TEST(LoraConfigTest, RefusesFeaturesByName) {
+  for (const std::string feature :
+       {R"("use_dora": true)", R"("modules_to_save": ["lm_head"])", R"("bias": "all")", R"("lora_bias": true)",
+        R"("fan_in_fan_out": true)", R"("layer_replication": [[0, 4]])", R"("init_lora_weights": "pissa_niter_4")",
+        R"("target_parameters": ["x"])", R"("trainable_token_indices": [1])", R"("use_qalora": true)"}) {
+    try {
+      with_targets(R"(["q_proj"])", ", " + feature);
+      ADD_FAILURE() << feature;
+    } catch (const UsageError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("not supported yet")) << feature;
+    }
+  }
+  EXPECT_THROW(parse(R"({"peft_type": "LOHA", "target_modules": []})"), UsageError);
+}
+
+TEST(LoraConfigTest, RefusesWrongValuesByKey) {
+  for (const std::string wrong :
+       {R"("r": 0)", R"("r": -4)", R"("r": 1.5)", R"("lora_alpha": "16")", R"("lora_dropout": 1)", R"("use_rslora": 1)",
+        R"("rank_pattern": [])", R"("rank_pattern": {"a": 0})", R"("alpha_pattern": {"a": "b"})",
+        R"("layers_to_transform": [-1])", R"("base_model_name_or_path": 3)"}) {
+    EXPECT_THROW(with_targets(R"(["q_proj"])", ", " + wrong), DataError) << wrong;
+  }
+  EXPECT_THROW(with_targets("[1]"), DataError);
+  EXPECT_THROW(parse(R"({"peft_type": "LORA"})"), DataError);
+  EXPECT_THROW(parse(R"({"r": 8})"), DataError);
+  EXPECT_THROW(parse("[]"), DataError);
+  EXPECT_THROW(lora_targets(with_targets(R"("(")"), kLinears, "lm_head"), DataError);
+}
+
+TEST(LoraConfigTest, UnknownKeysWarnAndStay) {
+  const LoraConfig config = with_targets(R"(["q_proj"])", R"(, "use_new": true, "other": null, "peft_version": "9")");
+  ASSERT_EQ(config.warnings.size(), 1U);
+  EXPECT_THAT(config.warnings[0], HasSubstr("'use_new'"));
+  const Json written = parse_json(lora_config_text(config), "written");
+  EXPECT_EQ(written.at("use_new"), true);
+  EXPECT_FALSE(written.contains("other"));
+}
+
+TEST(NamePatternTest, ARunawayPatternIsAnError) {
+  const NamePattern pattern("(a+)+[bc]");
+  EXPECT_THROW(pattern.matches_whole(std::string(200, 'a') + "d"), DataError);
+}
+
+class LoraAdapterTest : public testing::Test {
+ protected:
+  LoraAdapterTest() : folder_(fs::temp_directory_path() / ("qlora_adapter_" + std::to_string(::getpid()))) {
+    config_.r = 2;
+    config_.target_modules.names = {"q_proj"};
+    fs::create_directories(folder_);
+    put("model.layers.0.self_attn.q_proj.lora_A.weight", {2, 4});
+    put("model.layers.0.self_attn.q_proj.lora_B.weight", {3, 2});
+  }
+  ~LoraAdapterTest() override { fs::remove_all(folder_); }
+
+  void put(const std::string& key, const Shape& shape, ElementType type = ElementType::kF32) {
+    tensors_["base_model.model." + key] = {
+        type, shape,
+        std::as_bytes(std::span(values_)).first(static_cast<std::size_t>(*element_count(shape)) * element_size(type))};
+  }
+
+  LoraAdapter load() const {
+    write_safetensors(folder_ / "adapter_model.safetensors", tensors_);
+    std::ofstream(folder_ / "adapter_config.json") << lora_config_text(config_);
+    return load_lora_adapter(folder_);
+  }
+
+  template <class E = DataError>
+  void expect_refused(const std::string& because) const {
+    try {
+      load();
+      ADD_FAILURE() << "accepted; expected: " << because;
+    } catch (const E& error) {
+      EXPECT_THAT(error.what(), HasSubstr(because));
+    }
+  }
+
+  fs::path folder_;
+  LoraConfig config_;
+  std::vector<float> values_ = std::vector<float>(64, 0.5F);
+  std::map<std::string, HostTensor> tensors_;
+};
+
+TEST_F(LoraAdapterTest, ComesBackAsItWasSaved) {
+  const LoraAdapter first = load();
+  const AdapterRecord record{"nf4", true, "float32", "c0", "w0"};
+  LoraConfig all = config_;
+  all.target_modules = {};
+  save_lora_adapter(folder_ / "new" / "deep", all, first.matrices, record);
+  const LoraAdapter second = load_lora_adapter(folder_ / "new" / "deep");
+  ASSERT_EQ(second.matrices.size(), 1U);
+  EXPECT_EQ(second.matrices[0].module, "model.layers.0.self_attn.q_proj");
+  EXPECT_EQ(second.matrices[0].b.shape, (Shape{3, 2}));
+  EXPECT_THAT(second.config.target_modules.names, ElementsAre("q_proj"));  // all-linear is written out
+  ASSERT_TRUE(second.record.has_value());
+  EXPECT_EQ(second.record->quant_type, "nf4");
+  EXPECT_TRUE(second.record->nested);
+  EXPECT_EQ(second.record->base_weights, "w0");
+  EXPECT_FALSE(first.record.has_value());
+}
+
+TEST_F(LoraAdapterTest, RefusesHalvesAndWrongShapes) {
+  put("model.layers.1.self_attn.q_proj.lora_A.weight", {2, 4});
+  expect_refused("lora_B is missing");
+  tensors_.clear();
+  put("model.layers.1.self_attn.q_proj.lora_B.weight", {3, 2});
+  expect_refused("lora_A is missing");
+  put("model.layers.1.self_attn.q_proj.lora_A.weight", {4, 4});
+  expect_refused("gives it rank 2");
+  put("model.layers.1.self_attn.q_proj.lora_A.weight", {2, 4});
+  put("model.layers.1.self_attn.q_proj.lora_B.weight", {3, 4});
+  expect_refused("gives it rank 2");
+  put("model.layers.1.self_attn.q_proj.lora_B.weight", {6});
+  expect_refused("no matrix");
+  put("model.layers.1.self_attn.q_proj.lora_B.weight", {3, 2}, ElementType::kI32);
+  expect_refused("not F32");
+  tensors_.clear();
+  expect_refused("no tensor");
+}
+
+TEST_F(LoraAdapterTest, RefusesValuesThatAreNotFinite) {
+  values_[5] = std::numeric_limits<float>::quiet_NaN();
+  expect_refused("row 1, column 1 is NaN");
+}
+
+TEST_F(LoraAdapterTest, RefusesTensorsOfOtherFeatures) {
+  put("model.layers.0.self_attn.q_proj.lora_magnitude_vector", {3});
+  expect_refused<UsageError>("DoRA");
+  tensors_.erase(std::prev(tensors_.end()));
+  put("model.embed_tokens.lora_embedding_A", {2, 4});
+  expect_refused<UsageError>("embeddings");
+  tensors_.clear();
+  put("lm_head.weight", {2, 4});
+  expect_refused<UsageError>("saved whole");
+  tensors_.clear();
+  tensors_["x.lora_A.weight"] = {ElementType::kF32, {2}, std::as_bytes(std::span(values_)).first(8)};
+  expect_refused("does not begin with");
+}
+
+TEST_F(LoraAdapterTest, RefusesMissingAndPickledFiles) {
+  EXPECT_THROW(load_lora_adapter(folder_ / "none"), DataError);
+  EXPECT_THROW(load_lora_adapter(folder_), DataError);
+  std::ofstream(folder_ / "adapter_config.json") << lora_config_text(config_);
+  ASSERT_EQ(::mkfifo((folder_ / "adapter_model.bin").c_str(), 0600), 0);
+  try {
+    load_lora_adapter(folder_);
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("pickle"));
+  }
+}
+
+TEST_F(LoraAdapterTest, MustFitItsBase) {
+  const LoraAdapter adapter = load();
+  const std::string module = "model.layers.0.self_attn.q_proj";
+  EXPECT_NO_THROW(check_lora_adapter(adapter, {{module, {3, 4}}}, "lm_head"));
+  EXPECT_THROW(check_lora_adapter(adapter, {{module, {4, 4}}}, "lm_head"), DataError);
+  EXPECT_THROW(check_lora_adapter(adapter, {{"other", {3, 4}}}, "lm_head"), DataError);
+  EXPECT_THROW(check_lora_adapter(adapter, {{module, {3, 4}}, {"model.layers.1.self_attn.q_proj", {3, 4}}}, "lm_head"),
+               DataError);  // targeted, but not in the adapter
+}
+
+}  // namespace
+}  // namespace qlora
