@@ -63,10 +63,11 @@ std::string render_forgetful(const Json& variables) {
 TEST(Render, WhereARenderingIsNoPrefixOnlyTheLastAnswerIsLearnt) {
   const RowEncoder encoder(std::make_shared<ByteTokenizer>(), chat_tokens(),
                            std::make_shared<FunctionTemplate>(render_forgetful), DataOptions{});
-  const Rendered rendered =
-      encoder.render(chat({{"user", "q"}, {"assistant", "t>1"}, {"user", "r"}, {"assistant", "t>2"}}));
+  // The first answer stays as it was, the second is rendered without its reasoning once the third follows.
+  const Rendered rendered = encoder.render(chat(
+      {{"user", "q"}, {"assistant", "1"}, {"user", "r"}, {"assistant", "t>2"}, {"user", "s"}, {"assistant", "t>3"}}));
   EXPECT_TRUE(rendered.only_last);
-  EXPECT_EQ(learnt(encoder.encode(rendered)), "t>2<|end|>");
+  EXPECT_EQ(learnt(encoder.encode(rendered)), "t>3<|end|>");
 }
 
 TEST(Render, AGenerationPromptThatSaysMoreThanTheTurn) {
