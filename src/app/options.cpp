@@ -1,8 +1,6 @@
 // The declarations of what every command has and of merge's keys; the commands as sums of their parts.
 #include "qlora/app/options.h"
 
-#include <regex>
-
 #include <spdlog/fmt/fmt.h>
 
 #include "qlora/core/schema.h"
@@ -11,8 +9,9 @@ namespace qlora {
 namespace {
 
 bool is_device(const std::string& text) {
-  static const std::regex kDevice("auto|cpu|cuda|cuda:[0-9]+");
-  return std::regex_match(text, kDevice);
+  int64_t index = -1;
+  if (text == "auto" || text == "cpu" || text == "cuda") return true;
+  return text.starts_with("cuda:") && text_to(text.substr(5), index) && index >= 0;
 }
 
 std::string unless(bool holds, const std::string& message) {

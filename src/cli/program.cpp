@@ -1,14 +1,15 @@
 // The program around the commands: help, version, errors as exit codes.
 #include <cstdio>
 #include <exception>
-#include <new>
 
 #include <spdlog/fmt/fmt.h>
 
+#include "qlora/app/failure.h"
 #include "qlora/app/version.h"
 #include "qlora/cli/commands.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/core/signal.h"
 
 namespace qlora {
 namespace {
@@ -60,15 +61,13 @@ int run_program(const std::vector<std::string>& arguments) {
   if (name == "--reference") return std::fputs(reference_page().c_str(), stdout), 0;
   const bool is_command = !name.starts_with("-");
   const std::string who = is_command ? "qlora " + name : "qlora";
+  exit_on_signals();
   try {
     if (!is_command) throw UsageError("expected a command before " + name + "; see qlora --help");
     return run_command(name, {arguments.begin() + 1, arguments.end()});
-  } catch (const Error& error) {
+  } catch (const std::exception& exception) {
+    const Error error = as_error(exception);
     return report(who, error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    return report(who, ExitCode::kOutOfMemory, "out of host memory");
-  } catch (const std::exception& error) {
-    return report(who, ExitCode::kRuntime, error.what());
   }
 }
 

@@ -85,6 +85,8 @@ std::string escaped(const std::string& text) {
   return out;
 }
 
+constexpr char kTableHead[] = "| key | values | default | meaning | synonyms |\n|---|---|---|---|---|\n";
+
 std::string table_row(const Key& key) {
   std::string help = key.help;
   if (const std::string refused = not_built_of(key); !refused.empty()) help += " Not built yet: " + refused + ".";
@@ -92,6 +94,21 @@ std::string table_row(const Key& key) {
   return fmt::format("| `{}` | {} | {} | {} | {} |\n", key.name, escaped(values_of(key)),
                      value.empty() ? "" : fmt::format("`{}`", escaped(value)), escaped(help),
                      escaped(synonyms_of(key)));
+}
+
+// The keys of an entry, under the names of the keys that take such entries.
+std::string entry_section(const KeySet& part, const std::vector<CommandText>& commands) {
+  std::vector<std::string> takers;
+  for (const CommandText& text : commands) {
+    for (const auto& key : text.command.keys->keys) {
+      const std::string name = fmt::format("`{}`", key->name);
+      if (key->parts != &part || std::find(takers.begin(), takers.end(), name) != takers.end()) continue;
+      takers.push_back(name);
+    }
+  }
+  std::string section = fmt::format("\n## An entry of {}\n\n{}", joined(takers, " and "), kTableHead);
+  for (const auto& key : part.keys) section += table_row(*key);
+  return section;
 }
 
 }  // namespace
@@ -119,18 +136,21 @@ std::string reference_page(const std::vector<CommandText>& commands) {
       "`key=value` or `--set key=value` behind the command; what is on the command line wins. `-` and `_` are equal\n"
       "in flags. One file may serve all commands: each checks the keys of the others, but otherwise ignores them.\n"
       "Synonyms are what other trainers call a key; a note names the key that they are read as.\n";
+  std::vector<const KeySet*> parts;
   for (const CommandText& text : commands) {
     page += fmt::format("\n## qlora {}\n\n{}\n", text.command.name, text.summary);
     std::string group = "-";
     for (const auto& key : text.command.keys->keys) {
       if (key->group != group) {
         group = key->group;
-        page += fmt::format("\n### {}\n\n| key | values | default | meaning | synonyms |\n|---|---|---|---|---|\n",
-                            group.empty() ? "Its own keys" : group);
+        page += fmt::format("\n### {}\n\n{}", group.empty() ? "Its own keys" : group, kTableHead);
       }
       page += table_row(*key);
+      const bool is_new = std::find(parts.begin(), parts.end(), key->parts) == parts.end();
+      if (key->parts != nullptr && is_new) parts.push_back(key->parts);
     }
   }
+  for (const KeySet* part : parts) page += entry_section(*part, commands);
   return page;
 }
 

@@ -15,10 +15,10 @@ bool contains(const std::vector<std::string>& words, const std::string& word) {
 }  // namespace
 
 std::string Key::bounds() const {
-  std::vector<std::string> parts;
-  if (low) parts.push_back(fmt::format("{} {}", low_open ? "above" : "at least", *low));
-  if (high) parts.push_back(fmt::format("{} {}", high_open ? "below" : "at most", *high));
-  return joined(parts);
+  std::vector<std::string> limits;
+  if (low) limits.push_back(fmt::format("{} {}", low_open ? "above" : "at least", *low));
+  if (high) limits.push_back(fmt::format("{} {}", high_open ? "below" : "at most", *high));
+  return joined(limits);
 }
 
 std::vector<Value> Key::list_items(const Value& value) const {

@@ -16,16 +16,28 @@ void on_signal(int number) {
   received = number;
 }
 
-}  // namespace
+void leave(int number) {
+  _exit(static_cast<int>(number == SIGINT ? ExitCode::kInterrupted : ExitCode::kTerminated));
+}
 
-void watch_signals() {
+void handle_with(void (*handler)(int)) {
   struct sigaction action;
   std::memset(&action, 0, sizeof(action));
-  action.sa_handler = on_signal;
+  action.sa_handler = handler;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+}
+
+}  // namespace
+
+void exit_on_signals() {
+  handle_with(leave);
+}
+
+void watch_signals() {
+  handle_with(on_signal);
 }
 
 bool stop_requested() {

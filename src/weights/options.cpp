@@ -12,7 +12,9 @@ namespace {
 // What is neither a folder nor looks like a path is a name on the Hub.
 std::string hub_model(const std::string& name) {
   static const std::regex kHubId("[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+");
-  if (!std::regex_match(name, kHubId) || std::filesystem::exists(name)) return "";
+  // std::regex goes one call deeper for each character.
+  constexpr size_t kLongest = 200;
+  if (name.size() > kLongest || !std::regex_match(name, kHubId) || std::filesystem::exists(name)) return "";
   return "\"" + name + "\" is no folder here, and fetching a model from the Hub";
 }
 

@@ -54,6 +54,7 @@ class Key {
   bool is_bool = false;        // as a flag it may stand alone
   bool is_structured = false;  // as a flag, text that starts with [ or { is YAML
   Arity arity = Arity::kOne;
+  const KeySet* parts = nullptr;  // the keys of an entry, where the values are maps of declared keys
 
   // Reads into the object that the key was declared for; what is wrong goes to `problems`.
   virtual void read(const Value& value, void* object, Problems& problems) const = 0;
@@ -281,6 +282,7 @@ class Schema {
     key->is_structured = key->arity == Arity::kMany || key->arity == Arity::kMap || Declared<Leaf> ||
                          std::is_same_v<Leaf, Json> || kTakesList<Leaf>;
     if constexpr (!std::is_enum_v<Leaf>) key->type = Codec<Leaf>::type();
+    if constexpr (Declared<Leaf>) key->parts = &keys_of<Leaf>();
     if (selection_.takes(name)) keys_.keys.push_back(key);
     last_ = key;
     return KeyBuilder<M>(*key);

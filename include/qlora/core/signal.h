@@ -5,6 +5,9 @@
 
 namespace qlora {
 
+// From here on SIGINT and SIGTERM end the process at once, with the exit codes 130 and 143.
+void exit_on_signals();
+
 // From here on SIGINT and SIGTERM set a flag; a second SIGINT ends the process at once with exit code 130.
 void watch_signals();
 

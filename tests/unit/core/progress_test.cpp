@@ -72,6 +72,16 @@ TEST(SignalDeathTest, ASignalSetsAFlagAndASecondInterruptEnds) {
       testing::ExitedWithCode(130), "");
 }
 
+TEST(SignalDeathTest, WithoutAWatchASignalEndsWithItsCode) {
+  const auto raised = [](int number) {
+    exit_on_signals();
+    raise(number);
+    _exit(1);
+  };
+  EXPECT_EXIT(raised(SIGINT), testing::ExitedWithCode(130), "");
+  EXPECT_EXIT(raised(SIGTERM), testing::ExitedWithCode(143), "");
+}
+
 TEST(Nearest, ByEdits) {
   const std::vector<std::string> words = {"learning_rate", "lora_r", "lora_alpha", "seed"};
   EXPECT_EQ(nearest("learnign_rate", words), "learning_rate");
