@@ -1,11 +1,10 @@
 // The use case `qlora eval`.
 #include "qlora/app/commands.h"
-#include "qlora/core/error.h"
+#include "qlora/app/eval_model.h"
+#include "qlora/app/eval_predictions.h"
 
 namespace qlora {
 
-int run_eval(const EvalJob&) {
-  throw UsageError("qlora eval is not built yet");
-}
+int run_eval(const EvalJob& job) { return job.eval.predictions.empty() ? run_eval_model(job) : run_eval_predictions(job); }
 
 }  // namespace qlora

@@ -1,0 +1,106 @@
+"""`qlora eval` without a model: predictions against gold, its files, its exit codes. Standard library only."""
+import json
+import os
+import pathlib
+import sqlite3
+import subprocess
+import sys
+import tempfile
+
+QLORA = pathlib.Path(os.environ["QLORA_BUILD"]) / "qlora"
+GOLD = [("SELECT count(*) FROM pet", "zoo"), ("SELECT name FROM pet WHERE age > 3 ORDER BY age DESC", "zoo"),
+        ("SELECT name FROM pet WHERE age = (SELECT max(age) FROM pet)", "zoo")]
+ANSWERS = ["SELECT COUNT(*) FROM pet;", "", "Here it is:\n```sql\nSELECT name FROM pet ORDER BY age DESC LIMIT 1\n```"]
+TABLES = [{"db_id": "zoo", "table_names_original": ["pet"], "foreign_keys": [], "primary_keys": [1],
+           "column_names_original": [[-1, "*"], [0, "id"], [0, "name"], [0, "age"]]}]
+
+
+class Zoo:
+    """A set in Spider's layout."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        (self.folder / "database/zoo").mkdir(parents=True)
+        with sqlite3.connect(self.folder / "database/zoo/zoo.sqlite") as db:
+            db.execute("CREATE TABLE pet (id INTEGER PRIMARY KEY, name TEXT, age INTEGER)")
+            db.executemany("INSERT INTO pet VALUES (?, ?, ?)", [(1, "Ann", 3), (2, "Bo", 7), (3, "Cy", 5)])
+        db.close()
+        self.write("tables.json", json.dumps(TABLES))
+        self.write("gold.sql", "".join(f"{sql}\t{db_id}\n" for sql, db_id in GOLD))
+        self.write("plain.sql", "\n".join(a.splitlines()[0] if a else "" for a in ANSWERS) + "\n")
+        runs = [("base", [ANSWERS[2], "", ""]), ("tuned", ANSWERS)]
+        self.write("runs.jsonl", "".join(
+            json.dumps({"run": run, "id": i, "prediction": a, "gold": GOLD[i][0], "db_id": "zoo"}) + "\n"
+            for run, answers in runs for i, a in enumerate(answers)))
+
+    def write(self, name, text):
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def eval(self, *flags, predictions="plain.sql"):
+        command = [QLORA, "eval", "--tasks", "spider", "--predictions", self.folder / predictions,
+                   "--gold", self.folder / "gold.sql", *map(str, flags)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def check_reports(zoo):
+    out = zoo.folder / "out"
+    done = zoo.eval("--json", "--output_dir", out, "--per_row", zoo.folder / "rows.tsv", predictions="runs.jsonl")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report == json.loads((out / "report.json").read_text())
+    tuned = report["runs"]["tuned"]["tasks"]["spider"]
+    assert tuned["n"] == 3
+    assert abs(tuned["overall"]["execution"] - 1 / 3) < 1e-9, tuned
+    assert abs(tuned["extracted"]["execution"] - 2 / 3) < 1e-9, tuned
+    assert tuned["by"]["easy"] == {"n": 1, **{k: v for k, v in tuned["by"]["easy"].items() if k != "n"}}
+    pair = report["paired"]["tuned"]["spider"]["execution"]
+    assert (pair["wins"], pair["losses"], pair["ties"]) == (1, 0, 2), pair
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [r["run"] for r in rows] == ["base"] * 3 + ["tuned"] * 3
+    assert rows[5]["prediction"] == ANSWERS[2] and rows[5]["extracted"].startswith("SELECT name")
+    assert (zoo.folder / "rows.tsv").read_text().splitlines()[0] == "index\thardness\tparsed\texact\texecution"
+    html = (out / "report.html").read_text()
+    assert "Won: 1" in html and "http" not in html
+
+
+def check_plain_file(zoo):
+    done = zoo.eval("--per_row", zoo.folder / "plain.tsv")
+    assert done.returncode == 0, done.stderr
+    assert "predictions: spider, 3 rows" in done.stdout and "\x1b" not in done.stdout, done.stdout
+    assert (zoo.folder / "plain.tsv").read_text().splitlines()[1:] == [
+        "0\teasy\t1\t1\t1", "1\tmedium\t0\t0\t0", "2\thard\t0\t0\t0"]
+    sql = zoo.eval("--json", "--extract", "sql", predictions="runs.jsonl")
+    task = json.loads(sql.stdout)["runs"]["tuned"]["tasks"]["spider"]
+    assert abs(task["overall"]["execution"] - 2 / 3) < 1e-9 and abs(task["raw"]["execution"] - 1 / 3) < 1e-9
+
+
+def check_exit_codes(zoo):
+    assert zoo.eval("--require", "spider.execution:0.3").returncode == 0
+    missed = zoo.eval("--require", "spider.execution:0.6")
+    assert missed.returncode == 7 and "spider.execution is 0.3333, required 0.6" in missed.stderr, missed
+    assert zoo.eval("--require", "spider.bleu:0.6").returncode == 2
+    assert zoo.eval(predictions="absent.sql").returncode == 3
+    zoo.write("short.sql", "SELECT 1\n")
+    short = zoo.eval(predictions="short.sql")
+    assert short.returncode == 3 and "1 predictions" in short.stderr and "3 gold" in short.stderr, short.stderr
+    zoo.write("broken.jsonl", '{"prediction": "x"\n')
+    assert zoo.eval(predictions="broken.jsonl").returncode == 3
+    assert zoo.eval("--tables", zoo.folder / "absent.json").returncode == 3
+    assert zoo.eval("--tasks", "perplexity").returncode == 2
+    zoo.write("gold.sql", GOLD[0][0] + "\n")
+    tabless = zoo.eval()
+    assert tabless.returncode == 3 and "gold.sql:1" in tabless.stderr, tabless.stderr
+
+
+def main():
+    if not QLORA.exists():
+        print(f"skipped: {QLORA} is not built")
+        return 77
+    for check in (check_reports, check_plain_file, check_exit_codes):
+        with tempfile.TemporaryDirectory() as folder:
+            check(Zoo(folder))
+    print("eval of prediction files: reports, plain files, exit codes as documented")
+    return 0
+
+
+sys.exit(main())
