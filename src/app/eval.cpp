@@ -5,6 +5,8 @@
 
 namespace qlora {
 
-int run_eval(const EvalJob& job) { return job.eval.predictions.empty() ? run_eval_model(job) : run_eval_predictions(job); }
+int run_eval(const EvalJob& job) {
+  return job.eval.predictions.empty() ? run_eval_model(job) : run_eval_predictions(job);
+}
 
 }  // namespace qlora

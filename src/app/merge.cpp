@@ -1,11 +1,215 @@
-// The use case `qlora merge`.
+// The use case `qlora merge`: adapters become part of the weights, tensor by tensor, in bounded memory.
+#include "qlora/adapters/merge.h"
+
+#include <cstdio>
+#include <set>
+
+#include <ATen/ops/empty.h>
+#include <fmt/format.h>
+
+#include "qlora/app/base_model.h"
 #include "qlora/app/commands.h"
+#include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
+#include "qlora/core/log.h"
+#include "qlora/core/progress.h"
+#include "qlora/core/signal.h"
+#include "qlora/quant/nf4.h"
+#include "qlora/text/chat_template.h"
+#include "qlora/weights/load.h"
 
 namespace qlora {
+namespace {
 
-int run_merge(const MergeJob&) {
-  throw UsageError("qlora merge is not built yet");
+namespace fs = std::filesystem;
+
+struct Source {
+  LoraAdapter adapter;
+  fs::path folder;
+  double weight;
+};
+
+at::ScalarType output_dtype(MergeDtype dtype, at::ScalarType base) {
+  switch (dtype) {
+    case MergeDtype::kBfloat16:
+      return at::kBFloat16;
+    case MergeDtype::kFloat16:
+      return at::kHalf;
+    case MergeDtype::kFloat32:
+      return at::kFloat;
+    default:
+      return base;
+  }
+}
+
+const char* dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    case at::kDouble:
+      return "float64";
+    default:
+      return "float32";
+  }
+}
+
+class MergeRun {
+ public:
+  explicit MergeRun(const MergeJob& job)
+      : job_(job),
+        folder_(model_folder_of(job.model)),
+        config_(parse_model_config(folder_.config(), (folder_.path() / "config.json").string())) {
+    for (const WeightedAdapter& a : job.merge.adapter)
+      sources_.push_back({load_lora_adapter(a.path), a.path, a.weight});
+    const std::vector<std::string> linears = linear_names(config_);
+    linears_.insert(linears.begin(), linears.end());
+    check_sources();
+    nested_ =
+        sources_.front().adapter.record ? sources_.front().adapter.record->nested : job.model.use_bnb_nested_quant;
+  }
+
+  int run() {
+    if (job_.common.dry_run) {
+      log_info("{} tensors, {} adapted linears; nothing was written", folder_.names().size(),
+               sources_.front().adapter.matrices.size());
+      return 0;
+    }
+    AtomicFolder output(job_.common.output_dir);
+    write_weights(output.temporary());
+    write_config(output.temporary());
+    const fs::path& tokenizer =
+        fs::exists(sources_.front().folder / "tokenizer_config.json") ? sources_.front().folder : folder_.path();
+    const auto tmpl = load_chat_template(tokenizer);
+    copy_tokenizer(tokenizer, output.temporary(), tmpl ? std::optional(tmpl->source()) : std::nullopt);
+    if (!fs::exists(output.temporary() / "generation_config.json") &&
+        fs::exists(folder_.path() / "generation_config.json")) {
+      fs::copy_file(folder_.path() / "generation_config.json", output.temporary() / "generation_config.json");
+    }
+    write_file_atomically(output.temporary() / "merge.json", record_.dump(2) + "\n");
+    output.commit();
+    return print();
+  }
+
+ private:
+  void check_sources() const {
+    if (sources_.empty()) throw UsageError("adapter: name the adapter to merge");
+    std::map<std::string, Shape> shapes;
+    for (const std::string& linear : linears_) shapes[linear] = folder_.tensor(linear + ".weight").shape;
+    const std::string base = folder_.weights_identity();
+    for (const Source& source : sources_) {
+      check_lora_adapter(source.adapter, shapes, "lm_head");
+      if (!source.adapter.record) {
+        log_warning("{}: holds no record of its base and quantization; settings are taken from the command",
+                    source.folder.string());
+      } else if (source.adapter.record->base_weights != base) {
+        log_warning("{}: was trained on another base than {}: the weights differ", source.folder.string(),
+                    folder_.path().string());
+      }
+    }
+  }
+
+  bool dequantized() const { return job_.merge.merge_into == MergeBase::kDequantized; }
+
+  at::ScalarType dtype_of(const HostTensor& tensor, const std::string& name) const {
+    return output_dtype(job_.merge.dtype, to_tensor({tensor.type, {0}, {}}, name).scalar_type());
+  }
+
+  // The weight that the adapter was trained over: as it is in the file, or what NF4 makes of it.
+  at::Tensor base_weight(const std::string& name, bool linear) const {
+    const HostTensor tensor = folder_.tensor(name);
+    if (!linear || !dequantized()) return to_tensor(tensor, name);
+    at::Tensor values = at::empty(tensor.shape, at::kFloat);
+    const at::Tensor aligned = to_tensor(tensor, name);
+    nf4_dequantize(nf4_quantize(to_host_tensor(aligned), nested_, name).view(), ElementType::kF32,
+                   values.mutable_data_ptr());
+    return values;
+  }
+
+  void write_weights(const fs::path& output) {
+    std::vector<TensorSpec> specs;
+    for (const std::string& name : folder_.names()) {
+      const HostTensor tensor = folder_.tensor(name);
+      specs.push_back({name, to_host_tensor(at::empty({0}, dtype_of(tensor, name))).type, tensor.shape});
+    }
+    ModelFolderWriter writer(output, specs);
+    Progress progress("tensors", static_cast<std::int64_t>(specs.size()));
+    Json drift = Json::object();
+    std::vector<MergeInput> inputs;
+    for (const Source& source : sources_) inputs.push_back({&source.adapter, source.weight});
+    for (const std::string& name : folder_.names()) {
+      throw_if_stopped();
+      const std::string module = name.ends_with(".weight") ? name.substr(0, name.size() - 7) : name;
+      const bool linear = linears_.contains(module);
+      const at::Tensor base = base_weight(name, linear);
+      const at::ScalarType dtype = dtype_of(folder_.tensor(name), name);
+      const MergedTensor merged =
+          linear ? merge_linear(base, module, inputs, dtype) : MergedTensor{base.to(dtype), 0.0};
+      if (linear) drift[name] = merged.drift;
+      largest_drift_ = std::max(largest_drift_, merged.drift);
+      writer.append(name, to_host_tensor(merged.values.contiguous()).bytes);
+      written_dtype_ = dtype;
+      progress.step();
+    }
+    writer.commit();
+    record_ = {{"merge_into", dequantized() ? "dequantized" : "original"},
+               {"quant_type", dequantized() ? Json("nf4") : Json()},
+               {"nested", dequantized() ? Json(nested_) : Json()},
+               {"dtype", dtype_name(written_dtype_)},
+               {"base",
+                {{"path", folder_.path().string()},
+                 {"config", folder_.config_identity()},
+                 {"weights", folder_.weights_identity()}}},
+               {"adapters", Json::array()},
+               {"largest_drift", largest_drift_},
+               {"drift", drift}};
+    for (const Source& s : sources_) record_["adapters"].push_back({{"path", s.folder.string()}, {"weight", s.weight}});
+  }
+
+  void write_config(const fs::path& output) const {
+    Json config = folder_.config();
+    if (job_.merge.dtype != MergeDtype::kAuto) {
+      config.erase("torch_dtype");
+      config["dtype"] = dtype_name(written_dtype_);
+    }
+    write_file_atomically(output / "config.json", config.dump(2) + "\n");
+  }
+
+  int print() const {
+    if (job_.common.json) {
+      std::printf("%s\n", Json{{"output_dir", job_.common.output_dir},
+                               {"merge_into", record_.at("merge_into")},
+                               {"dtype", record_.at("dtype")},
+                               {"largest_drift", largest_drift_}}
+                              .dump()
+                              .c_str());
+    } else {
+      std::printf(
+          "merged into %s weights, %s\nlargest rounding drift %.3g (each tensor's is in merge.json)\nwritten to  %s\n",
+          dequantized() ? "the dequantized" : "the original", dtype_name(written_dtype_), largest_drift_,
+          job_.common.output_dir.c_str());
+    }
+    return 0;
+  }
+
+  const MergeJob& job_;
+  ModelFolder folder_;
+  ModelConfig config_;
+  std::vector<Source> sources_;
+  std::set<std::string> linears_;
+  bool nested_ = true;
+  Json record_;
+  double largest_drift_ = 0.0;
+  at::ScalarType written_dtype_ = at::kFloat;
+};
+
+}  // namespace
+
+int run_merge(const MergeJob& job) {
+  if (job.common.output_dir.empty() && !job.common.dry_run)
+    throw UsageError("output_dir: name the folder that the merged model goes to");
+  return MergeRun(job).run();
 }
 
 }  // namespace qlora

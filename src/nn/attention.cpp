@@ -9,7 +9,6 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/bmm.h>
-#include <ATen/ops/index_select.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
@@ -151,11 +150,10 @@ void decode(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, 
   std::vector<std::int64_t> lengths;
   for (std::int64_t slot : batch.cache_slots) lengths.push_back(batch.cache->length(slot) + 1);
   const std::int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-  const at::Tensor slots = at::tensor(batch.cache_slots, at::kLong).to(qkv.device());
-  const bool in_order =
-      rows == batch.cache->slots() && std::is_sorted(batch.cache_slots.begin(), batch.cache_slots.end());
+  const std::int64_t first = batch.cache_slots.front();
+  TORCH_CHECK(batch.cache_slots.back() - first + 1 == rows, "decoding takes slots that are neighbours, in order");
   const auto select = [&](const at::Tensor& cache) {
-    const at::Tensor mine = in_order ? cache : at::index_select(cache, 0, slots);
+    const at::Tensor mine = cache.narrow(0, first, rows);
     return mine.view({rows * s.kv_heads, mine.size(2), s.head_dim}).narrow(1, 0, longest);
   };
   const std::int64_t group = s.heads / s.kv_heads;

@@ -1,7 +1,5 @@
 #include "qlora/nn/kv_cache.h"
 
-#include <ATen/ops/index_select.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 namespace qlora {
@@ -16,13 +14,14 @@ KvCache::KvCache(std::int64_t layers, std::int64_t slots, std::int64_t kv_heads,
   }
 }
 
-void KvCache::keep(const std::vector<std::int64_t>& slots) {
-  const at::Tensor order = at::tensor(slots, at::kLong).to(keys_.front().device());
-  for (at::Tensor& tensor : keys_) tensor = at::index_select(tensor, 0, order);
-  for (at::Tensor& tensor : values_) tensor = at::index_select(tensor, 0, order);
-  std::vector<std::int64_t> lengths;
-  for (std::int64_t slot : slots) lengths.push_back(length(slot));
-  lengths_ = std::move(lengths);
+void KvCache::move(std::int64_t from, std::int64_t to) {
+  if (from == to) return;
+  const std::int64_t held = length(from);
+  for (std::size_t layer = 0; layer < keys_.size(); ++layer) {
+    keys_[layer][to].narrow(1, 0, held).copy_(keys_[layer][from].narrow(1, 0, held));
+    values_[layer][to].narrow(1, 0, held).copy_(values_[layer][from].narrow(1, 0, held));
+  }
+  lengths_[static_cast<std::size_t>(to)] = held;
 }
 
 }  // namespace qlora

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/isfinite.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
 #include <fmt/format.h>
 
@@ -284,6 +285,24 @@ void Program::run(const Batch& batch) {
     poison_dead_buffers(static_cast<int>(i));
 #endif
   }
+}
+
+std::string Program::first_non_finite(const Batch& batch) {
+  const auto finite = [](const at::Tensor& t) { return !t.defined() || at::isfinite(t).all().item<bool>(); };
+  for (const Instruction& i : instructions_) {
+    bool good = true;
+    if (i.backward) {
+      i.operation->backward(batch, i.views);
+      for (const at::Tensor& gradient : i.views.d_in) good = good && finite(gradient);
+    } else {
+      i.operation->forward(batch, i.views);
+      good = finite(i.views.out);
+    }
+    if (!good) {
+      return fmt::format("{} of {} in block {}", i.backward ? "backward" : "forward", i.operation->name(), i.block);
+    }
+  }
+  return "";
 }
 
 // Fills what no later instruction may read with NaN, so that a wrong lifetime shows.

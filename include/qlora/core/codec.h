@@ -51,22 +51,22 @@ constexpr bool kTakesList<T> = CustomForm<T>::kTakesList;
 enum class Arity { kOne, kOptional, kMany, kMap };
 
 template <class T>
-struct Shape {
+struct KeyShape {
   using Leaf = T;
   static constexpr Arity kArity = Arity::kOne;
 };
 template <class T>
-struct Shape<std::optional<T>> {
+struct KeyShape<std::optional<T>> {
   using Leaf = T;
   static constexpr Arity kArity = Arity::kOptional;
 };
 template <class T>
-struct Shape<std::vector<T>> {
+struct KeyShape<std::vector<T>> {
   using Leaf = T;
   static constexpr Arity kArity = Arity::kMany;
 };
 template <class T>
-struct Shape<std::vector<std::pair<std::string, T>>> {
+struct KeyShape<std::vector<std::pair<std::string, T>>> {
   using Leaf = T;
   static constexpr Arity kArity = Arity::kMap;
 };

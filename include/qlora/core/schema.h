@@ -95,8 +95,8 @@ class KeySet {
 template <class T>
 class TypedKey : public Key {
  public:
-  using Leaf = typename Shape<T>::Leaf;
-  static constexpr Arity kArity = Shape<T>::kArity;
+  using Leaf = typename KeyShape<T>::Leaf;
+  static constexpr Arity kArity = KeyShape<T>::kArity;
 
   std::function<T&(void*)> at;
   T initial{};                                            // the default
@@ -276,8 +276,8 @@ class Schema {
     key->help = std::move(help);
     key->initial = T{}.*member;
     key->at = [self = self_, member](void* object) -> M& { return self(object)->*member; };
-    using Leaf = typename Shape<M>::Leaf;
-    key->arity = Shape<M>::kArity;
+    using Leaf = typename KeyShape<M>::Leaf;
+    key->arity = KeyShape<M>::kArity;
     key->is_bool = std::is_same_v<Leaf, bool> && key->arity != Arity::kMany;
     key->is_structured = key->arity == Arity::kMany || key->arity == Arity::kMap || Declared<Leaf> ||
                          std::is_same_v<Leaf, Json> || kTakesList<Leaf>;

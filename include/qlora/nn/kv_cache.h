@@ -21,8 +21,8 @@ class KvCache {
   std::int64_t length(std::int64_t slot) const { return lengths_[static_cast<std::size_t>(slot)]; }
   void advance(std::int64_t slot, std::int64_t tokens) { lengths_[static_cast<std::size_t>(slot)] += tokens; }
   void clear(std::int64_t slot) { lengths_[static_cast<std::size_t>(slot)] = 0; }
-  // Keeps the slots named, in this order, as slots 0..n-1.
-  void keep(const std::vector<std::int64_t>& slots);
+  // Copies what slot `from` holds over slot `to`.
+  void move(std::int64_t from, std::int64_t to);
 
   std::int64_t slots() const { return static_cast<std::int64_t>(lengths_.size()); }
   std::int64_t capacity() const { return capacity_; }

@@ -36,6 +36,10 @@ class Program {
   // Runs every instruction. bind() must have been called.
   void run(const Batch& batch);
 
+  // Runs again and names the first instruction whose result holds NaN or Inf: "forward of attention in block 3";
+  // empty where none does. Gradients of parameters are added once more: only for a run that ends here.
+  std::string first_non_finite(const Batch& batch);
+
   // The last block's output, after run() with Pass::kForward.
   const at::Tensor& output() const { return output_; }
 

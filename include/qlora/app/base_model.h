@@ -1,0 +1,61 @@
+// A base model as every command opens it: folder, config, device, and the store that its decoders share.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "qlora/adapters/attach.h"
+#include "qlora/app/options.h"
+#include "qlora/formats/model_folder.h"
+#include "qlora/models/decoder.h"
+
+namespace qlora {
+
+// How a base is held.
+struct BaseSettings {
+  bool quantize = false;  // NF4
+  bool nested = true;
+  at::Device device = at::kCPU;
+  at::ScalarType dtype = at::kFloat;
+};
+
+class BaseModel {
+ public:
+  // Opens the folder and reads its config; weights come with the first decoder. Throws DataError and UsageError as
+  // ModelFolder and parse_model_config.
+  BaseModel(const std::filesystem::path& folder, const BaseSettings& settings);
+
+  // A decoder over this base. The first one streams the weights from disk; others share them (but not under
+  // plan.full, where every weight is a parameter of its own).
+  std::unique_ptr<Decoder> decoder(const TrainingPlan& plan);
+  // One that carries this adapter.
+  std::unique_ptr<Decoder> decoder(const LoraAdapter& adapter, std::uint64_t seed);
+
+  const ModelFolder& folder() const { return folder_; }
+  const ModelConfig& config() const { return config_; }
+  const BaseSettings& settings() const { return settings_; }
+
+  // What an adapter trained here notes of its base.
+  AdapterRecord record() const;
+  // Warns where an adapter notes another base than this one, or none at all.
+  void compare(const LoraAdapter& adapter, const std::string& name) const;
+
+ private:
+  ModelFolder folder_;
+  ModelConfig config_;
+  BaseSettings settings_;
+  std::shared_ptr<WeightStore> store_;
+  bool loaded_ = false;
+};
+
+// UsageError where the name is empty or a Hub id that is not there.
+std::filesystem::path model_folder_of(const ModelOptions& options);
+
+// Copies what a tokenizer and its template need from a model folder, and writes `template_source` both as
+// chat_template.jinja and into tokenizer_config.json: newer readers take the file, older ones know the field alone.
+void copy_tokenizer(const std::filesystem::path& from, const std::filesystem::path& to,
+                    const std::optional<std::string>& template_source);
+
+}  // namespace qlora

@@ -1,0 +1,53 @@
+// What a run writes down while it goes: metrics.jsonl, a line a logged step, and Hugging Face's trainer_state.json.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "qlora/core/json.h"
+
+namespace qlora {
+
+struct StepMetrics {
+  std::int64_t step = 0;
+  double epoch = 0.0;
+  double loss = 0.0;       // mean over the labelled tokens of the effective batch
+  double grad_norm = 0.0;  // before clipping
+  double learning_rate = 0.0;
+  std::int64_t tokens = 0;        // labels that have a token before them
+  std::int64_t input_tokens = 0;  // all real tokens
+  double seconds = 0.0;
+  double memory_allocated_gib = 0.0;
+  double memory_used_gib = 0.0;
+
+  Json to_json() const;
+};
+
+// metrics.jsonl, appended line by line. `keep_steps`: lines of a resumed run beyond that step are cut off first.
+class MetricsFile {
+ public:
+  MetricsFile(const std::filesystem::path& path, std::int64_t keep_steps);
+  void write(const Json& line);
+
+ private:
+  std::filesystem::path path_;
+  std::ofstream file_;
+};
+
+// trainer_state.json as transformers writes it: two-space indent, sorted keys.
+struct TrainerState {
+  std::int64_t global_step = 0, max_steps = 0, logging_steps = 0, eval_steps = 0, save_steps = 0, train_batch_size = 0;
+  std::int64_t input_tokens = 0;
+  double epoch = 0.0, num_train_epochs = 0.0;
+  Json log_history = Json::array();
+  Json best_metric, best_global_step, best_model_checkpoint;  // null: none yet
+
+  std::string text() const;
+};
+
+// GiB that this process has held at most (Linux: VmHWM).
+double peak_process_gib();
+
+}  // namespace qlora

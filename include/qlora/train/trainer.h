@@ -1,0 +1,99 @@
+// The training loop: steps over micro-batches, evaluation, checkpoints, and going on after an interruption.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "qlora/data/batches.h"
+#include "qlora/models/decoder.h"
+#include "qlora/nn/program_cache.h"
+#include "qlora/train/checkpoint.h"
+#include "qlora/train/metrics.h"
+#include "qlora/train/optimizer.h"
+#include "qlora/train/options.h"
+
+namespace qlora {
+
+struct TrainerSettings {
+  TrainOptions options;
+  BatchOptions batches;
+  std::filesystem::path output;
+  Json identity;  // what a checkpoint must agree on: the data's fingerprint, the resolved config
+  // Writes the model (adapter, or all weights) and what goes with it into a folder.
+  std::function<void(const std::filesystem::path&)> save_model;
+  // Further scores of an evaluation, by name ("eval_spider_execution"); may be empty.
+  std::function<Json()> on_eval;
+};
+
+struct TrainingResult {
+  std::int64_t steps = 0;
+  double train_loss = 0.0;  // mean of all steps' losses
+  std::optional<double> eval_loss;
+  std::int64_t tokens = 0, input_tokens = 0;
+  double seconds = 0.0, tokens_per_second = 0.0;
+  double memory_allocated_gib = 0.0, memory_used_gib = 0.0;
+
+  Json to_json(const std::string& output_dir) const;
+};
+
+// How many optimizer steps a run takes: max_steps, else the epochs' (a part of an epoch is rounded up).
+std::int64_t total_steps(const TrainOptions& options, std::int64_t steps_per_epoch);
+
+class Trainer {
+ public:
+  // Decoder and sets must outlive it. `eval` may be null.
+  Trainer(Decoder& decoder, const PreparedSet& train, const PreparedSet* eval, TrainerSettings settings);
+
+  // Continues from a checkpoint. Throws UsageError naming what differs from the checkpoint's identity.
+  void resume(const std::filesystem::path& checkpoint);
+
+  // Runs to the end. Throws Diverged (no update, no checkpoint of that step) at NaN or Inf, and Error with the signal's
+  // code after SIGINT or SIGTERM, once a checkpoint is written.
+  TrainingResult run();
+
+  TrainerState trainer_state() const;
+  std::int64_t steps_done() const { return step_; }
+
+ private:
+  StepMetrics step(const StepRows& rows);
+  [[noreturn]] void report_divergence(const StepRows& rows, double loss, double norm);
+  void log(const StepMetrics& metrics);
+  void evaluate();
+  bool improves(double score) const;
+  void save();
+  void after_step(bool epoch_ended);
+  bool due(Strategy strategy, std::int64_t every, bool epoch_ended) const;
+  void load_best();
+  double epoch_reached() const;
+  double allocated_gib() const;
+  TrainingResult result() const;
+
+  Decoder& decoder_;
+  const PreparedSet& train_;
+  const PreparedSet* eval_;
+  TrainerSettings settings_;
+  AdamW optimizer_;
+  Batcher batcher_;
+  ProgramCache programs_;
+  std::unique_ptr<MetricsFile> metrics_;
+
+  // What a checkpoint keeps (write_run, read_run).
+  Json write_run() const;
+  void read_run(const Json& run);
+  std::int64_t step_ = 0, total_ = 0, warmup_ = 0;
+  std::int64_t tokens_ = 0, input_tokens_ = 0;
+  double loss_sum_ = 0.0, seconds_ = 0.0;
+  double window_loss_ = 0.0;  // since the last log
+  std::int64_t window_steps_ = 0;
+  std::optional<double> eval_loss_, best_score_;
+  std::int64_t best_step_ = 0, evaluations_without_best_ = 0;
+  std::int64_t last_saved_ = -1, last_evaluated_ = -1;
+  Json log_history_ = Json::array();
+  bool stop_early_ = false;
+};
+
+}  // namespace qlora

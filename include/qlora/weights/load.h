@@ -1,0 +1,31 @@
+// A model folder streamed from disk, tensor by tensor, into a decoder's store and parameters.
+#pragma once
+
+#include <memory>
+
+#include <ATen/core/Tensor.h>
+
+#include "qlora/formats/model_folder.h"
+#include "qlora/models/decoder.h"
+#include "qlora/weights/options.h"
+
+namespace qlora {
+
+// A copy of a tensor in host memory; its bytes may be unaligned. Throws DataError naming it for a type that is no
+// float.
+at::Tensor to_tensor(const HostTensor& tensor, const std::string& name);
+
+// A view of a contiguous CPU tensor's bytes, valid while the tensor lives.
+HostTensor to_host_tensor(const at::Tensor& tensor);
+
+// "auto" (CUDA where there is a device), "cpu", "cuda", "cuda:N". Throws UsageError where the device is not there.
+at::Device choose_device(const std::string& name);
+
+// auto: bfloat16 on CUDA, float32 on the CPU. float16 on the CPU is a UsageError: nothing there computes in it well.
+at::ScalarType choose_dtype(ComputeDtype dtype, at::Device device);
+
+// Reads every tensor that the decoder wants. Tensors it does not know are named in one warning. Throws DataError with
+// the names of weights that are missing, and UsageError for checkpoints that are quantized already.
+void load_weights(const ModelFolder& folder, Decoder& decoder);
+
+}  // namespace qlora

@@ -1,0 +1,88 @@
+#include "qlora/app/base_model.h"
+
+#include <fmt/format.h>
+
+#include "qlora/core/atomic_file.h"
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+#include "qlora/weights/load.h"
+
+namespace qlora {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    default:
+      return "float32";
+  }
+}
+
+// On the CPU what is dequantized once stays: memory is the machine's, and products dominate small models.
+constexpr std::int64_t kCpuCacheBytes = std::int64_t{4} << 30;
+
+WeightPolicy policy_of(const BaseSettings& settings) {
+  return {settings.quantize, settings.nested, settings.device.is_cpu() ? kCpuCacheBytes : 0};
+}
+
+}  // namespace
+
+BaseModel::BaseModel(const fs::path& folder, const BaseSettings& settings)
+    : folder_(folder),
+      config_(parse_model_config(folder_.config(), (folder / "config.json").string())),
+      settings_(settings),
+      store_(std::make_shared<WeightStore>(settings.device, settings.dtype, policy_of(settings))) {}
+
+std::unique_ptr<Decoder> BaseModel::decoder(const TrainingPlan& plan) {
+  auto decoder = std::make_unique<Decoder>(config_, store_, plan);
+  if (plan.full || !loaded_) load_weights(folder_, *decoder);
+  loaded_ = loaded_ || !plan.full;
+  return decoder;
+}
+
+std::unique_ptr<Decoder> BaseModel::decoder(const LoraAdapter& adapter, std::uint64_t seed) {
+  auto decoder = this->decoder(make_training_plan(adapter.config, config_, seed));
+  put_adapter(adapter, *decoder);
+  return decoder;
+}
+
+AdapterRecord BaseModel::record() const {
+  return {settings_.quantize ? "nf4" : "none", settings_.nested, dtype_name(settings_.dtype), folder_.config_identity(),
+          folder_.weights_identity()};
+}
+
+void BaseModel::compare(const LoraAdapter& adapter, const std::string& name) const {
+  if (!adapter.record) {
+    log_warning("{}: holds no record of its base and quantization; settings are taken from the command", name);
+  } else if (adapter.record->base_weights != folder_.weights_identity()) {
+    log_warning("{}: was trained on another base than {}: the weights differ", name, folder_.path().string());
+  }
+}
+
+fs::path model_folder_of(const ModelOptions& options) {
+  if (options.model_name_or_path.empty()) throw UsageError("model_name_or_path: name the model's folder");
+  if (!fs::is_directory(options.model_name_or_path)) {
+    throw DataError(fmt::format("model_name_or_path: {} is no folder", options.model_name_or_path));
+  }
+  return options.model_name_or_path;
+}
+
+void copy_tokenizer(const fs::path& from, const fs::path& to, const std::optional<std::string>& template_source) {
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+                           "vocab.json", "merges.txt", "generation_config.json"}) {
+    if (fs::exists(from / name)) fs::copy_file(from / name, to / name, fs::copy_options::overwrite_existing);
+  }
+  Json config = fs::exists(from / "tokenizer_config.json") ? read_json(from / "tokenizer_config.json") : Json::object();
+  if (template_source) {
+    write_file_atomically(to / "chat_template.jinja", *template_source);
+    config["chat_template"] = *template_source;
+  }
+  if (!config.empty()) write_file_atomically(to / "tokenizer_config.json", config.dump(2) + "\n");
+}
+
+}  // namespace qlora

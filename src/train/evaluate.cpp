@@ -1,0 +1,56 @@
+#include "qlora/train/evaluate.h"
+
+#include "qlora/core/signal.h"
+#include "qlora/nn/program_cache.h"
+#include "qlora/train/device_batch.h"
+
+namespace qlora {
+namespace {
+
+// Adds each target's loss to the row that holds it.
+void add_losses(const PackedBatch& packed, const at::Tensor& losses, std::vector<RowLoss>& rows) {
+  const at::Tensor host = losses.to(at::kCPU, at::kDouble);
+  const auto* nll = host.const_data_ptr<double>();
+  std::size_t s = 0;
+  for (std::size_t m = 0; m < packed.targets.size(); ++m) {
+    while (packed.targets[m] >= packed.bounds[s + 1]) ++s;
+    RowLoss& row = rows[packed.set_rows[s]];
+    row.nll += nll[m];
+    ++row.tokens;
+  }
+}
+
+}  // namespace
+
+double SetLoss::mean() const {
+  double nll = 0.0;
+  std::int64_t tokens = 0;
+  for (const RowLoss& row : rows) {
+    nll += row.nll;
+    tokens += row.tokens;
+  }
+  return tokens == 0 ? 0.0 : nll / static_cast<double>(tokens);
+}
+
+SetLoss evaluate_loss(Decoder& decoder, const PreparedSet& set, std::int64_t batch_size,
+                      const std::function<void(std::int64_t)>& progress) {
+  const auto& blocks = decoder.blocks(HeadKind::kNll);
+  ProgramCache programs(blocks, Pass::kForward, uniform_keep(blocks, Keep::kAll), decoder.device());
+  const Epoch batches = evaluation_batches(set, batch_size);
+  SetLoss loss;
+  loss.rows.resize(set.size());
+  std::int64_t done = 0;
+  for (std::int64_t i = 0; i < batches.steps(); ++i) {
+    throw_if_stopped();
+    const PackedBatch packed = batches.step(i).batch(set, 0);
+    const Batch batch = to_device_batch(packed, 1, 0, /*training=*/false, decoder.device());
+    Program& program = programs.program_for(batch);
+    program.run(batch);
+    add_losses(packed, program.output(), loss.rows);
+    done += packed.sequences();
+    if (progress) progress(done);
+  }
+  return loss;
+}
+
+}  // namespace qlora

@@ -1,0 +1,75 @@
+#include "qlora/train/metrics.h"
+
+#include <sstream>
+
+#include <fmt/format.h>
+
+#include "qlora/core/atomic_file.h"
+#include "qlora/core/error.h"
+
+namespace qlora {
+
+Json StepMetrics::to_json() const {
+  return {{"step", step},
+          {"epoch", epoch},
+          {"loss", loss},
+          {"grad_norm", grad_norm},
+          {"learning_rate", learning_rate},
+          {"tokens", tokens},
+          {"input_tokens", input_tokens},
+          {"tokens_per_second", seconds > 0.0 ? static_cast<double>(input_tokens) / seconds : 0.0},
+          {"step_ms", seconds * 1e3},
+          {"memory_allocated_gib", memory_allocated_gib},
+          {"memory_used_gib", memory_used_gib}};
+}
+
+MetricsFile::MetricsFile(const std::filesystem::path& path, std::int64_t keep_steps) : path_(path) {
+  std::string kept;
+  std::ifstream old(path);
+  for (std::string line; keep_steps > 0 && std::getline(old, line);) {
+    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);  // a killed run may leave half a line
+    if (json.is_object() && json.value("step", keep_steps + 1) <= keep_steps) kept += line + "\n";
+  }
+  old.close();
+  write_file_atomically(path, kept);
+  file_.open(path, std::ios::app);
+}
+
+void MetricsFile::write(const Json& line) {
+  file_ << line.dump() << '\n' << std::flush;
+  if (!file_) throw RuntimeFailure(fmt::format("{}: cannot be written: is the disk full?", path_.string()));
+}
+
+std::string TrainerState::text() const {
+  const nlohmann::json sorted{{"best_global_step", best_global_step},
+                              {"best_metric", best_metric},
+                              {"best_model_checkpoint", best_model_checkpoint},
+                              {"epoch", epoch},
+                              {"eval_steps", eval_steps},
+                              {"global_step", global_step},
+                              {"is_hyper_param_search", false},
+                              {"is_local_process_zero", true},
+                              {"is_world_process_zero", true},
+                              {"log_history", nlohmann::json::parse(log_history.dump())},
+                              {"logging_steps", logging_steps},
+                              {"max_steps", max_steps},
+                              {"num_input_tokens_seen", input_tokens},
+                              {"num_train_epochs", num_train_epochs},
+                              {"save_steps", save_steps},
+                              {"stateful_callbacks", nlohmann::json::object()},
+                              {"total_flos", 0.0},
+                              {"train_batch_size", train_batch_size},
+                              {"trial_name", nullptr},
+                              {"trial_params", nullptr}};
+  return sorted.dump(2) + "\n";
+}
+
+double peak_process_gib() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) / (1024.0 * 1024.0);
+  }
+  return 0.0;
+}
+
+}  // namespace qlora

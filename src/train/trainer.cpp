@@ -1,0 +1,343 @@
+#include "qlora/train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "qlora/core/atomic_file.h"
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+#include "qlora/core/progress.h"
+#include "qlora/core/signal.h"
+#include "qlora/train/device_batch.h"
+#include "qlora/train/evaluate.h"
+#include "qlora/train/schedule.h"
+
+namespace qlora {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// On the CPU memory is the machine's and time the scarcer, so nothing is made again unless asked.
+Keep keep_of(Checkpointing checkpointing) {
+  return checkpointing == Checkpointing::kOn ? Keep::kInputOnly : Keep::kAll;
+}
+
+constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+
+}  // namespace
+
+Json TrainingResult::to_json(const std::string& output_dir) const {
+  return {{"output_dir", output_dir},
+          {"steps", steps},
+          {"train_loss", train_loss},
+          {"eval_loss", eval_loss ? Json(*eval_loss) : Json()},
+          {"tokens", tokens},
+          {"input_tokens", input_tokens},
+          {"seconds", seconds},
+          {"tokens_per_second", tokens_per_second},
+          {"memory_allocated_gib", memory_allocated_gib},
+          {"memory_used_gib", memory_used_gib}};
+}
+
+std::int64_t total_steps(const TrainOptions& options, std::int64_t steps_per_epoch) {
+  if (options.max_steps > 0) return options.max_steps;
+  return static_cast<std::int64_t>(std::ceil(options.num_train_epochs * static_cast<double>(steps_per_epoch)));
+}
+
+Trainer::Trainer(Decoder& decoder, const PreparedSet& train, const PreparedSet* eval, TrainerSettings settings)
+    : decoder_(decoder),
+      train_(train),
+      eval_(eval),
+      settings_(std::move(settings)),
+      optimizer_(decoder.parameters(), {settings_.options.adam_beta1, settings_.options.adam_beta2,
+                                        settings_.options.adam_epsilon, settings_.options.weight_decay}),
+      batcher_(train, settings_.batches),
+      programs_(decoder.blocks(HeadKind::kLoss), Pass::kTraining,
+                uniform_keep(decoder.blocks(HeadKind::kLoss), keep_of(settings_.options.gradient_checkpointing)),
+                decoder.device()) {
+  total_ = total_steps(settings_.options, batcher_.steps_per_epoch());
+  warmup_ = warmup_steps(settings_.options, total_);
+}
+
+void Trainer::resume(const fs::path& checkpoint) {
+  const CheckpointState state = load_checkpoint(checkpoint);
+  const Json& identity = state.run.at("identity");
+  std::vector<std::string> changed;
+  for (const auto& [key, value] : settings_.identity.items()) {
+    if (!identity.contains(key) || identity.at(key) != value) changed.push_back(key);
+  }
+  if (!changed.empty()) {
+    throw UsageError(fmt::format("{}: was written with another {}; resume_from_checkpoint: none starts anew",
+                                 checkpoint.string(), fmt::join(changed, ", ")));
+  }
+  decoder_.parameters().values().copy_(state.optimizer.values);
+  decoder_.parameters().refresh_compute();
+  read_run(state.run);
+  optimizer_.restore(state.optimizer.first, state.optimizer.second, step_);
+  log_info("resuming after step {} from {}", step_, checkpoint.string());
+}
+
+Json Trainer::write_run() const {
+  return {{"identity", settings_.identity},
+          {"step", step_},
+          {"epoch", batcher_.position().epoch},
+          {"step_of_epoch", batcher_.position().step},
+          {"tokens", tokens_},
+          {"input_tokens", input_tokens_},
+          {"loss_sum", loss_sum_},
+          {"seconds", seconds_},
+          {"window_loss", window_loss_},
+          {"window_steps", window_steps_},
+          {"eval_loss", eval_loss_ ? Json(*eval_loss_) : Json()},
+          {"best_score", best_score_ ? Json(*best_score_) : Json()},
+          {"best_step", best_step_},
+          {"evaluations_without_best", evaluations_without_best_},
+          {"last_evaluated", last_evaluated_},
+          {"log_history", log_history_}};
+}
+
+void Trainer::read_run(const Json& run) {
+  const auto optional = [&](const char* key) {
+    return run.at(key).is_null() ? std::optional<double>() : std::optional(run.at(key).get<double>());
+  };
+  run.at("step").get_to(step_);
+  batcher_ = Batcher(train_, settings_.batches,
+                     {run.at("epoch").get<std::int64_t>(), run.at("step_of_epoch").get<std::int64_t>()});
+  run.at("tokens").get_to(tokens_);
+  run.at("input_tokens").get_to(input_tokens_);
+  run.at("loss_sum").get_to(loss_sum_);
+  run.at("seconds").get_to(seconds_);
+  run.at("window_loss").get_to(window_loss_);
+  run.at("window_steps").get_to(window_steps_);
+  eval_loss_ = optional("eval_loss");
+  best_score_ = optional("best_score");
+  run.at("best_step").get_to(best_step_);
+  run.at("evaluations_without_best").get_to(evaluations_without_best_);
+  run.at("last_evaluated").get_to(last_evaluated_);
+  log_history_ = run.at("log_history");
+  last_saved_ = step_;
+}
+
+double Trainer::epoch_reached() const {
+  return static_cast<double>(step_) / static_cast<double>(batcher_.steps_per_epoch());
+}
+
+double Trainer::allocated_gib() const {
+  const ParameterSet& p = decoder_.parameters();
+  const auto bytes = [](const at::Tensor& t) { return static_cast<double>(t.nbytes()); };
+  double total =
+      static_cast<double>(decoder_.store().bytes() + decoder_.store().scratch_bytes() + programs_.arena_bytes());
+  total += bytes(p.values()) + bytes(p.grads()) + bytes(optimizer_.first_moment()) + bytes(optimizer_.second_moment());
+  return total / kGib;
+}
+
+TrainingResult Trainer::run() {
+  metrics_ = std::make_unique<MetricsFile>(settings_.output / "metrics.jsonl", step_);
+  Progress progress("steps", total_);
+  while (step_ < total_ && !stop_early_) {
+    const std::int64_t epoch = batcher_.position().epoch;
+    const StepRows rows = batcher_.next();
+    const StepMetrics metrics = step(rows);
+    const bool epoch_ended = batcher_.position().epoch != epoch;
+    if (step_ % settings_.options.logging_steps == 0 || step_ == total_) log(metrics);
+    progress.update(step_, fmt::format("loss {:.4f}", metrics.loss));
+    after_step(epoch_ended);
+  }
+  if (settings_.options.load_best_model_at_end) load_best();
+  return result();
+}
+
+// One optimizer step: gradients of every micro-batch added up, checked, clipped, applied.
+StepMetrics Trainer::step(const StepRows& rows) {
+  const auto start = Clock::now();
+  decoder_.parameters().zero_grad();
+  double loss = 0.0;
+  for (std::size_t m = 0; m < rows.micro_batches.size(); ++m) {
+    const Batch batch = to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(step_),
+                                        /*training=*/true, decoder_.device());
+    Program& program = programs_.program_for(batch);
+    program.run(batch);
+    loss += program.output().item<double>();
+  }
+  const double norm = clip_gradients(decoder_.parameters(), settings_.options.max_grad_norm);
+  if (!std::isfinite(loss) || !std::isfinite(norm)) report_divergence(rows, loss, norm);
+  const double rate =
+      settings_.options.learning_rate * schedule_factor(settings_.options.lr_scheduler_type, step_, warmup_, total_);
+  optimizer_.step(rate);
+  ++step_;
+  tokens_ += rows.targets;
+  input_tokens_ += rows.tokens;
+  loss_sum_ += loss;
+  window_loss_ += loss;
+  ++window_steps_;
+  const double seconds = seconds_since(start);
+  seconds_ += seconds;
+  return {step_,           epoch_reached(),   loss, norm, rate, rows.targets, rows.tokens, seconds,
+          allocated_gib(), peak_process_gib()};
+}
+
+// Runs the step's micro-batches once more, with checks, to say where it began.
+void Trainer::report_divergence(const StepRows& rows, double loss, double norm) {
+  std::string where = "the sum over micro-batches";
+  for (std::size_t m = 0; m < rows.micro_batches.size(); ++m) {
+    const Batch batch = to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(step_),
+                                        /*training=*/true, decoder_.device());
+    const std::string found = programs_.program_for(batch).first_non_finite(batch);
+    if (found.empty()) continue;
+    std::vector<std::string> ids;
+    for (const std::uint32_t row : rows.micro_batches[m]) ids.push_back(train_.row_id(row).dump());
+    where = fmt::format("{}, micro-batch {} (rows {})", found, m, fmt::join(ids, ", "));
+    break;
+  }
+  throw Diverged(
+      fmt::format("step {}: loss {}, gradient norm {}: NaN or Inf first appeared in the {}. Nothing was updated or "
+                  "saved for this step; try a lower learning_rate (now {}), warmup_ratio, or dtype float32",
+                  step_ + 1, loss, norm, where, settings_.options.learning_rate));
+}
+
+void Trainer::log(const StepMetrics& metrics) {
+  metrics_->write(metrics.to_json());
+  log_history_.push_back({{"epoch", metrics.epoch},
+                          {"grad_norm", metrics.grad_norm},
+                          {"learning_rate", metrics.learning_rate},
+                          {"loss", window_loss_ / static_cast<double>(window_steps_)},
+                          {"step", metrics.step}});
+  log_info("step {}/{}  loss {:.4f}  grad_norm {:.3f}  lr {:.3g}  {:.0f} tokens/s", metrics.step, total_, metrics.loss,
+           metrics.grad_norm, metrics.learning_rate, static_cast<double>(metrics.input_tokens) / metrics.seconds);
+  window_loss_ = 0.0;
+  window_steps_ = 0;
+}
+
+bool Trainer::due(Strategy strategy, std::int64_t every, bool epoch_ended) const {
+  if (strategy == Strategy::kNo) return false;
+  if (strategy == Strategy::kEpoch) return epoch_ended;
+  return step_ % every == 0;
+}
+
+void Trainer::after_step(bool epoch_ended) {
+  const TrainOptions& o = settings_.options;
+  const bool last = step_ == total_;
+  if (eval_ != nullptr && due(o.eval_strategy, o.eval_steps.value_or(o.logging_steps), epoch_ended || last)) evaluate();
+  if (due(o.save_strategy, o.save_steps, epoch_ended) || ((last || stop_early_) && o.save_strategy != Strategy::kNo))
+    save();
+  if (!stop_requested()) return;
+  if (!last) save();
+  if (last) return;
+  throw Error(stop_code(),
+              fmt::format("stopped by a signal after step {} of {}; the same command resumes from checkpoint-{}", step_,
+                          total_, step_));
+}
+
+bool Trainer::improves(double score) const {
+  if (!best_score_) return true;
+  const bool greater =
+      settings_.options.greater_is_better.value_or(!settings_.options.metric_for_best_model.ends_with("loss"));
+  return greater ? score > *best_score_ : score < *best_score_;
+}
+
+void Trainer::evaluate() {
+  const auto start = Clock::now();
+  const SetLoss loss = evaluate_loss(decoder_, *eval_, settings_.options.per_device_eval_batch_size);
+  eval_loss_ = loss.mean();
+  last_evaluated_ = step_;
+  Json line{{"step", step_}, {"epoch", epoch_reached()}, {"eval_loss", *eval_loss_}};
+  if (settings_.on_eval) line.update(settings_.on_eval());
+  const double seconds = seconds_since(start);
+  line["eval_runtime"] = seconds;
+  line["eval_samples_per_second"] = static_cast<double>(eval_->size()) / seconds;
+  metrics_->write(line);
+  log_history_.push_back(line);
+  log_info("step {}/{}  eval_loss {:.4f}", step_, total_, *eval_loss_);
+  std::string metric = settings_.options.metric_for_best_model;
+  if (!metric.starts_with("eval_")) metric = "eval_" + metric;
+  if (!line.contains(metric)) {
+    throw UsageError(fmt::format("metric_for_best_model '{}': an evaluation gives no such score",
+                                 settings_.options.metric_for_best_model));
+  }
+  const double score = line.at(metric).get<double>();
+  const double gain = best_score_ ? std::abs(score - *best_score_) : std::numeric_limits<double>::infinity();
+  const bool better = improves(score);
+  evaluations_without_best_ =
+      better && gain > settings_.options.early_stopping_threshold ? 0 : evaluations_without_best_ + 1;
+  if (better) {
+    best_score_ = score;
+    best_step_ = step_;
+  }
+  const auto patience = settings_.options.early_stopping_patience;
+  if (patience && evaluations_without_best_ >= *patience) {
+    stop_early_ = true;
+    log_info("stopping early: {} evaluations without a better {}", *patience, metric);
+  }
+}
+
+void Trainer::save() {
+  if (last_saved_ == step_) return;
+  const CheckpointState state{write_run(),
+                              {decoder_.parameters().values(), optimizer_.first_moment(), optimizer_.second_moment()}};
+  save_checkpoint(settings_.output, step_, state, [this](const fs::path& folder) {
+    settings_.save_model(folder);
+    write_file_atomically(folder / "trainer_state.json", trainer_state().text());
+  });
+  last_saved_ = step_;
+  if (!settings_.options.save_total_limit) return;
+  std::optional<fs::path> best;
+  if (best_score_ && settings_.options.load_best_model_at_end)
+    best = settings_.output / fmt::format("checkpoint-{}", best_step_);
+  rotate_checkpoints(settings_.output, *settings_.options.save_total_limit, best);
+}
+
+TrainerState Trainer::trainer_state() const {
+  const TrainOptions& o = settings_.options;
+  TrainerState state{step_,
+                     total_,
+                     o.logging_steps,
+                     o.eval_steps.value_or(o.logging_steps),
+                     o.save_steps,
+                     o.per_device_train_batch_size,
+                     input_tokens_,
+                     epoch_reached(),
+                     o.num_train_epochs,
+                     log_history_,
+                     {},
+                     {},
+                     {}};
+  if (best_score_) {
+    state.best_metric = *best_score_;
+    state.best_global_step = best_step_;
+    state.best_model_checkpoint = (settings_.output / fmt::format("checkpoint-{}", best_step_)).string();
+  }
+  return state;
+}
+
+void Trainer::load_best() {
+  if (!best_score_ || best_step_ == step_) return;
+  const fs::path best = settings_.output / fmt::format("checkpoint-{}", best_step_);
+  decoder_.parameters().values().copy_(load_checkpoint(best).optimizer.values);
+  decoder_.parameters().refresh_compute();
+  log_info("the best model is that of step {}: {} {:.6g}", best_step_, settings_.options.metric_for_best_model,
+           *best_score_);
+}
+
+TrainingResult Trainer::result() const {
+  TrainingResult result;
+  result.steps = step_;
+  result.train_loss = step_ == 0 ? 0.0 : loss_sum_ / static_cast<double>(step_);
+  result.eval_loss = eval_loss_;
+  result.tokens = tokens_;
+  result.input_tokens = input_tokens_;
+  result.seconds = seconds_;
+  result.tokens_per_second = seconds_ > 0.0 ? static_cast<double>(input_tokens_) / seconds_ : 0.0;
+  result.memory_allocated_gib = allocated_gib();
+  result.memory_used_gib = peak_process_gib();
+  return result;
+}
+
+}  // namespace qlora

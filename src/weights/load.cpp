@@ -1,0 +1,136 @@
+#include "qlora/weights/load.h"
+
+#include <cstring>
+
+#include <ATen/Context.h>
+#include <ATen/ops/empty.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+
+namespace qlora {
+namespace {
+
+std::optional<at::ScalarType> float_type(ElementType type) {
+  switch (type) {
+    case ElementType::kF64:
+      return at::kDouble;
+    case ElementType::kF32:
+      return at::kFloat;
+    case ElementType::kF16:
+      return at::kHalf;
+    case ElementType::kBF16:
+      return at::kBFloat16;
+    default:
+      return std::nullopt;
+  }
+}
+
+ElementType element_type_of(at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return ElementType::kF64;
+    case at::kFloat:
+      return ElementType::kF32;
+    case at::kHalf:
+      return ElementType::kF16;
+    case at::kBFloat16:
+      return ElementType::kBF16;
+    default:
+      throw RuntimeFailure("a tensor of a type that no file holds");
+  }
+}
+
+// Tensors that older checkpoints carry and that follow from config.json.
+bool is_derived(const std::string& name) {
+  return name.ends_with("rotary_emb.inv_freq") || name.ends_with(".masked_bias");
+}
+
+std::string shortened(const std::vector<std::string>& names) {
+  constexpr std::size_t kShown = 5;
+  std::vector<std::string> shown(names.begin(),
+                                 names.begin() + static_cast<std::ptrdiff_t>(std::min(kShown, names.size())));
+  std::string text = fmt::format("{}", fmt::join(shown, ", "));
+  return names.size() > kShown ? text + fmt::format(" and {} more", names.size() - kShown) : text;
+}
+
+}  // namespace
+
+at::Tensor to_tensor(const HostTensor& tensor, const std::string& name) {
+  const auto type = float_type(tensor.type);
+  if (!type) {
+    throw DataError(fmt::format("tensor '{}': has type {}, a weight must be F64, F32, F16 or BF16", name,
+                                element_name(tensor.type)));
+  }
+  at::Tensor copy = at::empty(tensor.shape, *type);
+  if (!tensor.bytes.empty()) std::memcpy(copy.mutable_data_ptr(), tensor.bytes.data(), tensor.bytes.size());
+  return copy;
+}
+
+HostTensor to_host_tensor(const at::Tensor& tensor) {
+  TORCH_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "only a contiguous CPU tensor has bytes to view");
+  return {element_type_of(tensor.scalar_type()),
+          tensor.sizes().vec(),
+          {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
+}
+
+at::Device choose_device(const std::string& name) {
+  if (name == "auto") return at::hasCUDA() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  if (name == "cpu") return at::Device(at::kCPU);
+  const std::size_t count = at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0;
+  const at::Device device = name == "cuda" ? at::Device(at::kCUDA, 0) : at::Device(name);
+  if (static_cast<std::size_t>(device.index()) >= count) {
+    throw UsageError(fmt::format("device {}: this machine has {} CUDA device{} that this build can use", name, count,
+                                 count == 1 ? "" : "s"));
+  }
+  return device;
+}
+
+at::ScalarType choose_dtype(ComputeDtype dtype, at::Device device) {
+  switch (dtype) {
+    case ComputeDtype::kBfloat16:
+      return at::kBFloat16;
+    case ComputeDtype::kFloat32:
+      return at::kFloat;
+    case ComputeDtype::kFloat16:
+      if (device.is_cpu()) throw UsageError("dtype float16 needs a GPU; on the CPU take float32 or bfloat16");
+      return at::kHalf;
+    default:
+      return device.is_cpu() ? at::kFloat : at::kBFloat16;
+  }
+}
+
+void load_weights(const ModelFolder& folder, Decoder& decoder) {
+  std::vector<std::string> unknown;
+  for (const std::string& name : folder.names()) {
+    if (name.find(".quant_state.") != std::string::npos) {
+      throw UsageError(fmt::format(
+          "{}: tensor '{}': checkpoints that are quantized already are not built yet; take the 16-bit original",
+          folder.file_of(name).string(), name));
+    }
+    if (!decoder.wants(name)) {
+      const bool tied_head = name == "lm_head.weight" && decoder.config().tied_embeddings;
+      if (!is_derived(name) && !tied_head) unknown.push_back(name);
+      continue;
+    }
+    try {
+      decoder.put(name, to_tensor(folder.tensor(name), name));
+    } catch (const DataError& error) {
+      throw DataError(fmt::format("{}: {}", folder.file_of(name).string(), error.what()));
+    }
+  }
+  const std::vector<std::string> missing = decoder.missing();
+  if (!missing.empty()) {
+    throw DataError(fmt::format("{}: {} weights that config.json calls for are missing: {}", folder.path().string(),
+                                missing.size(), shortened(missing)));
+  }
+  if (!unknown.empty()) {
+    log_warning("{}: {} tensors are not part of a {} model and are left out: {}", folder.path().string(),
+                unknown.size(), decoder.config().model_type, shortened(unknown));
+  }
+  decoder.parameters().refresh_compute();
+}
+
+}  // namespace qlora
