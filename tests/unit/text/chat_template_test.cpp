@@ -1,0 +1,142 @@
+// Chat templates from the outside: choosing and loading them, the built-in ones, messages of errors.
+#include "qlora/text/chat_template.h"
+
+#include <unistd.h>
+
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "qlora/core/error.h"
+
+namespace qlora {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+class ModelFolder : public ::testing::Test {
+ protected:
+  ModelFolder() {
+    folder_ =
+        std::filesystem::temp_directory_path() / ("qlora_chat_template_" + std::to_string(::getpid()) + "_" +
+                                                  ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::create_directories(folder_);
+  }
+  ~ModelFolder() override { std::filesystem::remove_all(folder_); }
+
+  void write(const std::string& name, const std::string& text) { std::ofstream(folder_ / name) << text; }
+
+  std::filesystem::path folder_;
+};
+
+Json conversation() {
+  return Json::parse(R"({"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": false, "messages": [
+    {"role": "system", "content": "Be brief."}, {"role": "user", "content": " Hi "}, {"role": "assistant", "content": "Yo"}]})");
+}
+
+std::string error_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return std::to_string(static_cast<int>(error.code())) + " " + error.what();
+  }
+  return "no error";
+}
+
+TEST_F(ModelFolder, BuiltInTemplates) {
+  Json chat = conversation();
+  EXPECT_EQ(choose_chat_template("chatml", folder_)->render(chat),
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n Hi "
+            "<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n");
+  EXPECT_EQ(
+      choose_chat_template("llama3", folder_)->render(chat),
+      "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>"
+      "\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nYo<|eot_id|>");
+  EXPECT_EQ(choose_chat_template("alpaca", folder_)->render(chat),
+            "<s>Be brief.\n\n### Instruction:\n Hi \n\n### Response:\nYo</s>");
+}
+
+TEST_F(ModelFolder, BuiltInPromptsArePrefixesOfTheWhole) {
+  for (const std::string name : {"chatml", "llama3", "alpaca"}) {
+    const auto chat_template = choose_chat_template(name, folder_);
+    Json prompt = conversation();
+    const std::string whole = chat_template->render(prompt);
+    prompt["messages"].erase(2);
+    prompt["add_generation_prompt"] = true;
+    EXPECT_THAT(whole, StartsWith(chat_template->render(prompt))) << name;
+  }
+}
+
+TEST_F(ModelFolder, AlpacaRefusesUnknownRoles) {
+  Json chat = conversation();
+  chat["messages"][1]["role"] = "tool";
+  EXPECT_THAT(error_of([&] { choose_chat_template("alpaca", folder_)->render(chat); }), HasSubstr("'tool'"));
+}
+
+TEST_F(ModelFolder, TheFileWinsOverTheConfiguration) {
+  write("tokenizer_config.json", R"({"chat_template": "from config"})");
+  EXPECT_EQ(load_chat_template(folder_)->render(Json::object()), "from config");
+  write("chat_template.jinja", "from file");
+  EXPECT_EQ(load_chat_template(folder_)->render(Json::object()), "from file");
+  EXPECT_EQ(choose_chat_template("auto", folder_)->source(), "from file");
+}
+
+TEST_F(ModelFolder, ListOfNamedTemplates) {
+  write("tokenizer_config.json",
+        R"({"chat_template": [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]})");
+  EXPECT_EQ(load_chat_template(folder_)->source(), "D");
+  EXPECT_EQ(load_chat_template(folder_, "tool_use")->source(), "T");
+  EXPECT_EQ(load_chat_template(folder_, "rag")->source(), "D");
+  write("tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "R"}]})");
+  EXPECT_THAT(error_of([&] { load_chat_template(folder_); }), AllOf(StartsWith("3 "), HasSubstr("'default'")));
+  write("tokenizer_config.json", R"({"chat_template": [{"name": "rag"}]})");
+  EXPECT_THAT(error_of([&] { load_chat_template(folder_); }), HasSubstr("needs a name and a template"));
+}
+
+TEST_F(ModelFolder, NoTemplate) {
+  EXPECT_EQ(load_chat_template(folder_), nullptr);
+  write("tokenizer_config.json", R"({"chat_template": null})");
+  EXPECT_EQ(load_chat_template(folder_), nullptr);
+  EXPECT_THAT(error_of([&] { choose_chat_template("auto", folder_); }),
+              AllOf(StartsWith("2 "), HasSubstr("chatml, llama3, alpaca")));
+  EXPECT_THAT(error_of([&] { choose_chat_template("chatlm", folder_); }), AllOf(StartsWith("2 "), HasSubstr("chatlm")));
+}
+
+TEST_F(ModelFolder, BrokenConfigurationsAreBadData) {
+  write("tokenizer_config.json", "{");
+  EXPECT_THAT(error_of([&] { load_chat_template(folder_); }), AllOf(StartsWith("3 "), HasSubstr("not valid JSON")));
+  write("tokenizer_config.json", "[]");
+  EXPECT_THAT(error_of([&] { load_chat_template(folder_); }), HasSubstr("must be a JSON object"));
+  write("tokenizer_config.json", R"({"chat_template": 5})");
+  EXPECT_THAT(error_of([&] { load_chat_template(folder_); }), HasSubstr("must be a string or a list"));
+}
+
+TEST_F(ModelFolder, FileAsChoice) {
+  write("own.jinja", "{{ messages[0].content }}");
+  EXPECT_EQ(choose_chat_template((folder_ / "own.jinja").string(), folder_)->render(conversation()), "Be brief.");
+}
+
+TEST(ChatTemplateErrors, NameOriginLineColumnAndShowTheLine) {
+  const std::string message = error_of(
+      [] { ChatTemplate::parse("ok\n{% if messages %}\n  {{ messages | frobnicate }}\n{% endfor %}", "t.jinja"); });
+  EXPECT_THAT(message, StartsWith("3 t.jinja:4:4: "));
+  EXPECT_THAT(message, HasSubstr("\n  {% endfor %}\n     ^"));
+}
+
+TEST(ChatTemplateErrors, AtRenderTime) {
+  const auto chat_template = ChatTemplate::parse("a\n  {{ messages[0].content.upper() + 5 }}", "t.jinja");
+  EXPECT_THAT(error_of([&] { chat_template->render(conversation()); }), StartsWith("3 t.jinja:2:"));
+  const auto raising = ChatTemplate::parse("é {{ raise_exception('Roles must alternate') }}", "r");
+  EXPECT_THAT(error_of([&] { raising->render(Json::object()); }),
+              AllOf(StartsWith("3 r:1:"), HasSubstr("Roles must alternate")));
+}
+
+TEST(ChatTemplateErrors, BrokenUtf8) {
+  EXPECT_THAT(error_of([] { ChatTemplate::parse("a\xff", "t"); }), HasSubstr("UTF-8"));
+}
+
+}  // namespace
+}  // namespace qlora
