@@ -10,6 +10,7 @@
 #include "qlora/core/config.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/core/signal.h"
 #include "qlora/data/prepare.h"
 #include "qlora/report/model_card.h"
 #include "qlora/train/trainer.h"
@@ -268,6 +269,7 @@ class TrainRun {
 }  // namespace
 
 int run_train(const TrainJob& job) {
+  watch_signals();
   if (job.common.output_dir.empty()) throw UsageError("output_dir: name the folder that the adapter goes to");
   return TrainRun(job).run();
 }
