@@ -12,7 +12,7 @@ namespace {
 
 // \w of Rust's regular expressions, told once by a pattern that means the same.
 bool is_word(std::string_view character) {
-  static const Regex word("\\A[\\w\\x{200c}\\x{200d}]\\z");
+  static const Regex word(fmt::format("\\A[{}]\\z", kRustWordMembers));
   return word.find(character, 0).has_value();
 }
 

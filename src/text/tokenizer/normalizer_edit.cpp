@@ -74,6 +74,25 @@ class Strip final : public Normalizer {
   bool left_, right_;
 };
 
+// utf8proc 2.6 knows Unicode 13; the reference knows 17.
+char32_t lower_case(char32_t value) {
+  struct Shift {
+    char32_t first, last, lower;
+  };
+  static constexpr Shift kLater[] = {
+      {0x1C89, 0x1C89, 0x1C8A},    {0x2C2F, 0x2C2F, 0x2C5F},    {0xA7C0, 0xA7C0, 0xA7C1},
+      {0xA7CB, 0xA7CB, 0x264},     {0xA7CC, 0xA7CC, 0xA7CD},    {0xA7CE, 0xA7CE, 0xA7CF},
+      {0xA7D0, 0xA7D0, 0xA7D1},    {0xA7D2, 0xA7D2, 0xA7D3},    {0xA7D4, 0xA7D4, 0xA7D5},
+      {0xA7D6, 0xA7D6, 0xA7D7},    {0xA7D8, 0xA7D8, 0xA7D9},    {0xA7DA, 0xA7DA, 0xA7DB},
+      {0xA7DC, 0xA7DC, 0x19B},     {0x10570, 0x1057A, 0x10597}, {0x1057C, 0x1058A, 0x105A3},
+      {0x1058C, 0x10592, 0x105B3}, {0x10594, 0x10595, 0x105BB}, {0x10D50, 0x10D65, 0x10D70},
+      {0x16EA0, 0x16EB8, 0x16EBB}};
+  for (const Shift& shift : kLater) {
+    if (value >= shift.first && value <= shift.last) return shift.lower + (value - shift.first);
+  }
+  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(value)));
+}
+
 class Lowercase final : public Normalizer {
  public:
   void apply(AlignedText& text) const override {
@@ -94,7 +113,7 @@ class Lowercase final : public Normalizer {
  private:
   static std::string lowered(char32_t value) {
     std::string out;
-    append_utf8(out, value == 0x130 ? U'i' : static_cast<char32_t>(utf8proc_tolower(static_cast<int>(value))));
+    append_utf8(out, value == 0x130 ? U'i' : lower_case(value));
     if (value == 0x130) append_utf8(out, 0x307);  // the one character whose lower case is two
     return out;
   }

@@ -13,6 +13,25 @@ namespace {
 
 constexpr char32_t kTableEnd = 0x40000;  // characters above neither decompose nor combine
 
+// What the reference's normalization, which knows Unicode 9, leaves alone: characters that utf8proc decomposes,
+// composes or orders.
+bool is_inert(char32_t value) {
+  struct Range {
+    char32_t first, last;
+  };
+  static constexpr Range kLater[] = {
+      {0x7FD, 0x7FD},     {0x898, 0x89F},     {0x8CA, 0x8D3},     {0x9FE, 0x9FE},     {0xC3C, 0xC3C},
+      {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x1715, 0x1715},   {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},
+      {0x32FF, 0x32FF},   {0xA7F2, 0xA7F4},   {0xA82C, 0xA82C},   {0xAB69, 0xAB69},   {0x10781, 0x107BA},
+      {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85}, {0x11070, 0x11070},
+      {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A}, {0x11938, 0x11938}, {0x1193D, 0x1193E},
+      {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47}, {0x11A99, 0x11A99},
+      {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x16FF0, 0x16FF1}, {0x1E130, 0x1E136},
+      {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9}};
+  return std::any_of(std::begin(kLater), std::end(kLater),
+                     [&](const Range& range) { return value >= range.first && value <= range.last; });
+}
+
 // Canonical ordering: within a run of characters of combining class > 0, by class, stable.
 void order_marks(std::vector<utf8proc_int32_t>& points) {
   const auto rank = [](utf8proc_int32_t point) { return utf8proc_get_property(point)->combining_class; };
@@ -44,7 +63,7 @@ std::vector<bool> stable_characters(utf8proc_option_t options) {
   const bool composes = (options & UTF8PROC_COMPOSE) != 0;
   for (char32_t value = 0; value < kTableEnd; ++value) {
     const auto point = static_cast<utf8proc_int32_t>(value);
-    if (value >= 0xD800 && value < 0xE000) continue;
+    if ((value >= 0xD800 && value < 0xE000) || is_inert(value)) continue;
     if (utf8proc_get_property(point)->combining_class != 0) stable[value] = false;
     if (normalized({point}, options) != std::vector<utf8proc_int32_t>{point}) stable[value] = false;
     if (!composes) continue;
@@ -72,7 +91,7 @@ class UnicodeNormalizer final : public Normalizer {
       }
       const CodePoint point = code_point_at(bytes, at);
       if (is_stable(point.value)) {
-        starter = at;
+        starter = is_inert(point.value) ? at + point.length : at;
         at += point.length;
         continue;
       }

@@ -76,8 +76,29 @@ std::string property_members(std::string_view raw) {
   return out;
 }
 
+std::string alphabetic_members() {
+  return "\\p{Alphabetic}" + property_members("L");
+}
+
 std::string word_members() {
-  return "\\p{Alphabetic}" + property_members("L") + property_members("M") + property_members("Nd") + "\\p{Pc}";
+  // Oniguruma counts the superscripts and fractions of Latin-1 among the words.
+  return alphabetic_members() + property_members("M") + property_members("Nd") +
+         "\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
+}
+
+// The members of [:name:]; "" for an unknown name.
+std::string posix_members(std::string_view name) {
+  if (name == "alpha") return alphabetic_members();
+  if (name == "alnum") return alphabetic_members() + property_members("Nd");
+  if (name == "digit") return property_members("Nd");
+  if (name == "punct") return property_members("P") + property_members("S");
+  if (name == "space") return std::string(kSpace);
+  if (name == "upper") return "\\p{Uppercase}" + property_members("Lu");
+  if (name == "lower") return "\\p{Lowercase}" + property_members("Ll");
+  if (name == "word") return word_members();
+  if (name == "xdigit") return std::string(kHexDigit);
+  if (name == "cntrl") return "\\p{Cc}";
+  return "";
 }
 
 // Reads a pattern once from left to right and writes it anew.
@@ -277,7 +298,11 @@ class Translator {
     if (starts_with("[:")) {
       const std::size_t close = in_.find(":]", at_);
       if (close == std::string_view::npos) refuse("an unfinished class");
-      return copy(close + 2 - at_);
+      const std::string members = posix_members(in_.substr(at_ + 2, close - at_ - 2));
+      if (members.empty()) refuse("the class " + std::string(in_.substr(at_, close + 2 - at_)));
+      out_ += members;
+      at_ = close + 2;
+      return;
     }
     if (in_[at_] == '[') refuse("a class within a class");
     if (in_[at_] != '\\') {

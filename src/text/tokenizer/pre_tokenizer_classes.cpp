@@ -1,4 +1,6 @@
 // Digits, Punctuation, WhitespaceSplit, Whitespace: splits by classes of characters.
+#include <fmt/format.h>
+
 #include "qlora/text/tokenizer/pre_tokenizer.h"
 #include "qlora/text/tokenizer/unicode.h"
 
@@ -31,7 +33,7 @@ class Whitespace final : public PreTokenizer {
   }
 
  private:
-  Regex words_{"\\w+|[^\\w\\s]+"};
+  Regex words_{fmt::format("[{0}]+|[^{0}\\s]+", kRustWordMembers)};
 };
 
 }  // namespace

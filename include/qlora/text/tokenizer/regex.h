@@ -15,6 +15,9 @@ namespace qlora {
 // options. Throws std::invalid_argument, saying what, for what has no equal there.
 std::string translate_oniguruma(std::string_view pattern);
 
+// Members of a class [...] that are \w in Rust's regular expressions, which some parts of tokenizers use.
+inline constexpr std::string_view kRustWordMembers = R"(\p{Alphabetic}\p{L}\p{M}\p{Nd}\p{Pc}\x{200c}\x{200d})";
+
 // Immutable; safe from several threads.
 class Regex {
  public:
