@@ -1,6 +1,7 @@
 // The use case `qlora prepare`: rows become a prepared set, or a preview of it.
 #include "qlora/data/prepare.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 
@@ -11,6 +12,7 @@
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/formats/mapped_file.h"
 
 namespace qlora {
 namespace fs = std::filesystem;
@@ -30,31 +32,38 @@ void check_model_folder(const std::string& name) {
   throw DataError(fmt::format("model_name_or_path: {} is no folder", name));
 }
 
-bool is_ours(const fs::path& file) {
-  const std::string name = file.filename().string();
-  return name == "train.bin" || name == "eval.bin" || name == "manifest.json" || name == "report.html";
-}
+constexpr const char* kFiles[] = {"train.bin", "eval.bin", "report.html", "manifest.json"};
 
 bool holds_other_files(const fs::path& folder) {
   if (!fs::is_directory(folder)) return false;
   for (const auto& entry : fs::directory_iterator(folder)) {
-    if (!is_ours(entry.path())) return true;
+    const std::string name = entry.path().filename().string();
+    if (std::find(std::begin(kFiles), std::end(kFiles), name) == std::end(kFiles)) return true;
   }
   return false;
 }
 
-void write_files(const PreparedData& data, const fs::path& folder) {
-  write_file_atomically(folder / "report.html", prepare_report(data));
-  write_prepared(data, folder);
+void write_folder(const PreparedData& data, const fs::path& path) {
+  AtomicFolder folder(path);
+  write_file(folder.temporary() / "report.html", prepare_report(data));
+  write_prepared(data, folder.temporary());
+  folder.commit();
 }
 
 // The folder is replaced as a whole. One that is shared with other results gets its files one by one, the manifest
 // last: a set and a manifest of different runs are found out when they are opened.
 void publish(const PreparedData& data, const fs::path& output_dir) {
-  if (holds_other_files(output_dir)) return write_files(data, output_dir);
-  AtomicFolder folder(output_dir);
-  write_files(data, folder.temporary());
-  folder.commit();
+  if (!holds_other_files(output_dir)) return write_folder(data, output_dir);
+  const fs::path staged = output_dir / "prepared-new";
+  write_folder(data, staged);
+  for (const char* name : kFiles) {
+    if (fs::exists(staged / name)) {
+      fs::rename(staged / name, output_dir / name);
+    } else {
+      fs::remove(output_dir / name);
+    }
+  }
+  fs::remove(staged);
 }
 
 void print_result(const PreparedData& data, const CommonOptions& common, bool written) {

@@ -6,7 +6,6 @@
 
 #include <fmt/format.h>
 
-#include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/hash.h"
 
@@ -142,9 +141,7 @@ PreparedData prepare_data(const DataSources& sources, const RowEncoder& encoder,
 void write_prepared(const PreparedData& data, const fs::path& folder) {
   data.train.rows.save(folder / "train.bin");
   if (data.eval) data.eval->rows.save(folder / "eval.bin");
-  std::error_code none;
-  if (!data.eval) fs::remove(folder / "eval.bin", none);
-  write_file_atomically(folder / "manifest.json", data.manifest().dump(2) + "\n");
+  write_file(folder / "manifest.json", data.manifest().dump(2) + "\n");
 }
 
 OpenedData open_prepared(const fs::path& folder) {

@@ -8,7 +8,6 @@
 
 #include <fmt/format.h>
 
-#include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/hash.h"
 
@@ -163,7 +162,7 @@ void PreparedSet::read(const std::string& origin) {
 }
 
 void PreparedSet::save(const std::filesystem::path& file) const {
-  write_file_atomically(file, bytes());
+  write_file(file, bytes());
 }
 
 std::int64_t PreparedSet::targets() const {

@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include <fmt/format.h>
@@ -46,6 +48,17 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
+}
+
+void write_file(const std::filesystem::path& path, std::string_view bytes) {
+  const auto fail = [&] {
+    throw RuntimeFailure(
+        fmt::format("{}: {} bytes cannot be written: {}", path.string(), bytes.size(), std::strerror(errno)));
+  };
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> stream(std::fopen(path.c_str(), "wb"), std::fclose);
+  if (!stream) fail();
+  if (std::fwrite(bytes.data(), 1, bytes.size(), stream.get()) != bytes.size()) fail();
+  if (std::fclose(stream.release()) != 0) fail();
 }
 
 }  // namespace qlora

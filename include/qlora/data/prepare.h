@@ -94,7 +94,8 @@ ModelLimits resolve_limits(const DataOptions& options, ModelLimits limits);
 // Complaints about the rows that preview shows instead of refusing them: an end token that differs from the model's.
 std::optional<std::string> end_token_problem(const RowCounts& counts, const RowEncoder& encoder);
 
-// A prepared folder holds train.bin, eval.bin where there is an evaluation set, and manifest.json. `folder` must exist.
+// A prepared folder holds train.bin, eval.bin where there is an evaluation set, and manifest.json. `folder` must exist
+// and hold none of them yet; nothing is synced to the disk.
 void write_prepared(const PreparedData& data, const std::filesystem::path& folder);
 
 struct OpenedData {

@@ -1,4 +1,4 @@
-// A file mapped into memory, read-only: the bytes of data sets, prepared sets and weights without copying them.
+// Whole files as bytes: mapped into memory to be read without a copy, and written.
 #pragma once
 
 #include <cstddef>
@@ -25,5 +25,9 @@ class MappedFile {
   void* data_ = nullptr;
   std::size_t size_ = 0;
 };
+
+// Writes a file, not synced to the disk: for what a folder that appears as a whole (core/atomic_file.h) is filled with.
+// Throws RuntimeFailure naming the path, the bytes and the cause.
+void write_file(const std::filesystem::path& path, std::string_view bytes);
 
 }  // namespace qlora
