@@ -97,34 +97,27 @@ OperationTraits LossHead::traits() const {
 
 // d_logits = loss_scale * (softmax(logits) - onehot(target)), written over the logits.
 void LossHead::forward(const Batch& batch, const OperationViews& v) {
-  const std::int64_t count = batch.labelled.size(0);
   v.out.zero_();
-  if (count == 0) return;
-  const at::Tensor normed = head_->gather(batch, v);
-  const std::int64_t chunk = v.buffers[kLogits].size(0);
-  for (std::int64_t begin = 0; begin < count; begin += chunk) {
-    const std::int64_t size = std::min(chunk, count - begin);
-    const at::Tensor x = normed.narrow(0, begin, size);
-    const at::Tensor targets = batch.targets.narrow(0, begin, size).unsqueeze(1);
-    at::Tensor logits = rows(v.buffers[kLogits], size);
-    head_->logits(x, logits);
-    const at::Tensor lse = at::logsumexp(logits, {1}, /*keepdim=*/true);
-    v.out.add_((lse - logits.gather(1, targets)).sum(), batch.loss_scale);
-    logits.sub_(lse).exp_().mul_(batch.loss_scale);
-    logits.scatter_add_(1, targets, at::full_like(lse, -batch.loss_scale));
-    at::Tensor d_logits = logits;
-    if (head_->dtype() != logits.scalar_type()) {
-      d_logits = rows(v.buffers[kNarrowLogits], size);
-      d_logits.copy_(logits);
+  head_->for_each_chunk(batch, v, v.buffers[kLogits], [&](const Head::Chunk& chunk) {
+    at::Tensor d_logits = chunk.logits;
+    const at::Tensor lse = at::logsumexp(chunk.logits, {1}, /*keepdim=*/true);
+    v.out.add_((lse - chunk.logits.gather(1, chunk.targets)).sum(), batch.loss_scale);
+    d_logits.sub_(lse).exp_().mul_(batch.loss_scale);
+    d_logits.scatter_add_(1, chunk.targets, at::full_like(lse, -batch.loss_scale));
+    if (head_->dtype() != d_logits.scalar_type()) {
+      d_logits = rows(v.buffers[kNarrowLogits], chunk.size);
+      d_logits.copy_(chunk.logits);
     }
-    at::Tensor d_normed = v.buffers[kDNormed].narrow(0, begin, size);
-    at::mm_out(d_normed, d_logits, head_->weight_.get());
-    if (head_->weight_.trainable()) add_weight_gradient(head_->weight_.grad(), d_logits, x);
-  }
-  head_->norm_.differentiate(rows(v.buffers[Head::kRows], count), rows(v.buffers[kDNormed], count),
-                             rows(v.buffers[Head::kInverse], count), rows(v.buffers[kDRows], count), false,
-                             rows(v.buffers[kScratchA], count), rows(v.buffers[kScratchB], count),
-                             rows(v.buffers[kScratchC], count));
+    at::Tensor d_normed = v.buffers[kDNormed].narrow(0, chunk.begin, chunk.size);
+    at::mm_out(d_normed, d_logits, head_->weight().get());
+    if (head_->weight().trainable()) add_weight_gradient(head_->weight().grad(), d_logits, chunk.normed);
+  });
+  const std::int64_t count = batch.labelled.size(0);
+  if (count == 0) return;
+  head_->norm().differentiate(rows(v.buffers[Head::kRows], count), rows(v.buffers[kDNormed], count),
+                              rows(v.buffers[Head::kInverse], count), rows(v.buffers[kDRows], count), false,
+                              rows(v.buffers[kScratchA], count), rows(v.buffers[kScratchB], count),
+                              rows(v.buffers[kScratchC], count));
 }
 
 void LossHead::backward(const Batch& batch, const OperationViews& v) {
@@ -147,18 +140,11 @@ OperationTraits NllHead::traits() const {
 }
 
 void NllHead::forward(const Batch& batch, const OperationViews& v) {
-  const std::int64_t count = batch.labelled.size(0);
   v.out.zero_();
-  if (count == 0) return;
-  const at::Tensor normed = head_->gather(batch, v);
-  const std::int64_t chunk = v.buffers[kLogits].size(0);
-  for (std::int64_t begin = 0; begin < count; begin += chunk) {
-    const std::int64_t size = std::min(chunk, count - begin);
-    const at::Tensor logits = rows(v.buffers[kLogits], size);
-    head_->logits(normed.narrow(0, begin, size), logits);
-    const at::Tensor target = logits.gather(1, batch.targets.narrow(0, begin, size).unsqueeze(1)).squeeze(1);
-    v.out.narrow(0, begin, size).copy_(at::logsumexp(logits, {1}) - target);
-  }
+  head_->for_each_chunk(batch, v, v.buffers[kLogits], [&](const Head::Chunk& chunk) {
+    const at::Tensor nll = at::logsumexp(chunk.logits, {1}, /*keepdim=*/true) - chunk.logits.gather(1, chunk.targets);
+    v.out.narrow(0, chunk.begin, chunk.size).copy_(nll.squeeze(1));
+  });
 }
 
 OperationPlan LogitsHead::plan(const BatchShape& shape) const {

@@ -3,37 +3,15 @@
 #include <algorithm>
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
+#include "qlora/quant/tensor_bytes.h"
 
 namespace qlora {
 namespace {
-
-ElementType element_type_of(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kBFloat16:
-      return ElementType::kBF16;
-    case at::kHalf:
-      return ElementType::kF16;
-    default:
-      return ElementType::kF32;
-  }
-}
-
-at::ScalarType scalar_type_of(ElementType type) {
-  switch (type) {
-    case ElementType::kBF16:
-      return at::kBFloat16;
-    case ElementType::kF16:
-      return at::kHalf;
-    default:
-      return at::kFloat;
-  }
-}
 
 std::int64_t tensor_bytes(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.numel() * static_cast<std::int64_t>(tensor.element_size()) : 0;
@@ -44,23 +22,19 @@ std::int64_t code_bytes(const Nf4Tensor& t) {
                                    sizeof(float) * (t.absmax.size() + t.nested_absmax.size() + t.nested_map.size()));
 }
 
-// Decodes into `out` [rows of the tensor], whatever its type and device.
+// Decodes into `out`, whatever its type and device.
 void dequantize(const Nf4Tensor& codes, const at::Tensor& out) {
   const bool direct = out.device().is_cpu() && out.scalar_type() != at::kDouble && out.is_contiguous();
-  const ElementType type = element_type_of(out.scalar_type());
-  at::Tensor host = direct ? out : at::empty(out.sizes(), scalar_type_of(type));
-  nf4_dequantize(codes.view(), type, host.mutable_data_ptr());
+  at::Tensor host =
+      direct ? out : at::empty(out.sizes(), out.scalar_type() == at::kDouble ? at::kFloat : out.scalar_type());
+  nf4_dequantize(codes.view(), element_type_of(host.scalar_type()), host.mutable_data_ptr());
   if (!direct) out.copy_(host);
 }
 
 Nf4Tensor quantize(const at::Tensor& values, bool nested, const std::string& name) {
   at::Tensor host = values.to(at::kCPU).contiguous();
   if (host.scalar_type() == at::kDouble) host = host.to(at::kFloat);
-  const HostTensor view{
-      element_type_of(host.scalar_type()),
-      host.sizes().vec(),
-      {static_cast<const std::byte*>(host.const_data_ptr()), static_cast<std::size_t>(host.nbytes())}};
-  return nf4_quantize(view, nested, name);
+  return nf4_quantize(to_host_tensor(host), nested, name);
 }
 
 }  // namespace

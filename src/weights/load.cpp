@@ -1,9 +1,6 @@
 #include "qlora/weights/load.h"
 
-#include <cstring>
-
 #include <ATen/Context.h>
-#include <ATen/ops/empty.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -12,36 +9,6 @@
 
 namespace qlora {
 namespace {
-
-std::optional<at::ScalarType> float_type(ElementType type) {
-  switch (type) {
-    case ElementType::kF64:
-      return at::kDouble;
-    case ElementType::kF32:
-      return at::kFloat;
-    case ElementType::kF16:
-      return at::kHalf;
-    case ElementType::kBF16:
-      return at::kBFloat16;
-    default:
-      return std::nullopt;
-  }
-}
-
-ElementType element_type_of(at::ScalarType type) {
-  switch (type) {
-    case at::kDouble:
-      return ElementType::kF64;
-    case at::kFloat:
-      return ElementType::kF32;
-    case at::kHalf:
-      return ElementType::kF16;
-    case at::kBFloat16:
-      return ElementType::kBF16;
-    default:
-      throw RuntimeFailure("a tensor of a type that no file holds");
-  }
-}
 
 // Tensors that older checkpoints carry and that follow from config.json.
 bool is_derived(const std::string& name) {
@@ -57,24 +24,6 @@ std::string shortened(const std::vector<std::string>& names) {
 }
 
 }  // namespace
-
-at::Tensor to_tensor(const HostTensor& tensor, const std::string& name) {
-  const auto type = float_type(tensor.type);
-  if (!type) {
-    throw DataError(fmt::format("tensor '{}': has type {}, a weight must be F64, F32, F16 or BF16", name,
-                                element_name(tensor.type)));
-  }
-  at::Tensor copy = at::empty(tensor.shape, *type);
-  if (!tensor.bytes.empty()) std::memcpy(copy.mutable_data_ptr(), tensor.bytes.data(), tensor.bytes.size());
-  return copy;
-}
-
-HostTensor to_host_tensor(const at::Tensor& tensor) {
-  TORCH_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "only a contiguous CPU tensor has bytes to view");
-  return {element_type_of(tensor.scalar_type()),
-          tensor.sizes().vec(),
-          {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
-}
 
 at::Device choose_device(const std::string& name) {
   if (name == "auto") return at::hasCUDA() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);

@@ -1,6 +1,7 @@
 // The end of a decoder: final norm and output head, over the labelled rows alone. All logits of a batch never exist.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include "qlora/nn/rms_norm.h"
@@ -27,10 +28,33 @@ class Head {
   // Logits of some normed rows in the accumulation type: [rows, vocabulary], in `out`.
   void logits(const at::Tensor& normed, const at::Tensor& out) const;
 
-  RmsNorm norm_;
-  Weight weight_;  // [vocabulary, columns]
+  // Some rows with their targets [rows, 1] and logits [rows, vocabulary], which the body may overwrite.
+  struct Chunk {
+    std::int64_t begin, size;
+    at::Tensor normed, targets, logits;
+  };
+  // Gathers the batch's labelled rows and calls body(chunk) for as many at a time as `buffer` has rows.
+  template <class Body>
+  void for_each_chunk(const Batch& batch, const OperationViews& views, const at::Tensor& buffer,
+                      const Body& body) const {
+    const std::int64_t count = batch.labelled.size(0);
+    if (count == 0) return;
+    const at::Tensor normed = gather(batch, views);
+    for (std::int64_t begin = 0; begin < count; begin += buffer.size(0)) {
+      const std::int64_t size = std::min(buffer.size(0), count - begin);
+      const Chunk chunk{begin, size, normed.narrow(0, begin, size), batch.targets.narrow(0, begin, size).unsqueeze(1),
+                        buffer.narrow(0, 0, size)};
+      logits(chunk.normed, chunk.logits);
+      body(chunk);
+    }
+  }
+
+  const RmsNorm& norm() const { return norm_; }
+  const Weight& weight() const { return weight_; }  // [vocabulary, columns]
 
  private:
+  RmsNorm norm_;
+  Weight weight_;
   std::int64_t vocabulary_;
   Dtype dtype_;
 };

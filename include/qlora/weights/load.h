@@ -7,16 +7,10 @@
 
 #include "qlora/formats/model_folder.h"
 #include "qlora/models/decoder.h"
+#include "qlora/quant/tensor_bytes.h"
 #include "qlora/weights/options.h"
 
 namespace qlora {
-
-// A copy of a tensor in host memory; its bytes may be unaligned. Throws DataError naming it for a type that is no
-// float.
-at::Tensor to_tensor(const HostTensor& tensor, const std::string& name);
-
-// A view of a contiguous CPU tensor's bytes, valid while the tensor lives.
-HostTensor to_host_tensor(const at::Tensor& tensor);
 
 // "auto" (CUDA where there is a device), "cpu", "cuda", "cuda:N". Throws UsageError where the device is not there.
 at::Device choose_device(const std::string& name);
