@@ -6,6 +6,7 @@ this run, with the same number of processes and threads. usage: prepare_speed.py
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -49,13 +50,18 @@ print(json.dumps({"rows": len(data), "tokens": sum(map(len, data["input_ids"])),
 """
 
 
+def cpu_seconds():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def run(command):
-    start = time.time()
+    start, used = time.time(), cpu_seconds()
     result = subprocess.run(command, capture_output=True, text=True)
     seconds = time.time() - start
     if result.returncode != 0:
         sys.exit(f"{command[:3]}: exit {result.returncode}\n{result.stderr[-2000:]}")
-    return seconds, json.loads(result.stdout.strip().split("\n")[-1])
+    return seconds, cpu_seconds() - used, json.loads(result.stdout.strip().split("\n")[-1])
 
 
 def main():
@@ -68,14 +74,15 @@ def main():
         shutil.copy(DATA / "model_configs/Qwen--Qwen2.5-0.5B-Instruct/config.json", folder)
         for number in range(int(sys.argv[1]) if len(sys.argv) > 1 else 3):
             out = f"{root}/out{number}"
-            ours, manifest = run([str(BINARY), "prepare", "--model_name_or_path", folder, "--dataset", str(ROWS),
+            ours, ours_cpu, manifest = run([str(BINARY), "prepare", "--model_name_or_path", folder, "--dataset", str(ROWS),
                                   "--output_dir", out + "-ours", "--json"])
             pathlib.Path(out).mkdir()
-            peer, result = run([sys.executable, "-c", f"SYSTEM = {SYSTEM!r}\n" + PEER, folder, str(ROWS), out])
+            peer, peer_cpu, result = run([sys.executable, "-c", f"SYSTEM = {SYSTEM!r}\n" + PEER, folder, str(ROWS), out])
             assert (manifest["rows_kept"], manifest["tokens"]) == (result["rows"], result["tokens"]), (manifest, result)
             print(f"{manifest['rows_kept']} rows, {manifest['tokens']} tokens: qlora {ours:.2f} s, datasets + tokenizers "
                   f"{peer:.2f} s (without imports {result['without_imports']:.2f} s): {peer / ours:.1f} times faster "
-                  f"({result['without_imports'] / ours:.1f})")
+                  f"({result['without_imports'] / ours:.1f}); processor time {ours_cpu:.2f} s and {peer_cpu:.2f} s",
+                  flush=True)
 
 
 main()
