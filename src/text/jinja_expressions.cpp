@@ -52,6 +52,8 @@ Value ItemExpression::evaluate(Render& render) const {
   const Value owner = object->evaluate(render);
   const Value key = index->evaluate(render);
   render.at = at;
+  Value found;
+  if (owner.is(Kind::kDict) && key.is_string() && owner.find(key.text(), found)) return found;
   return item(render, owner, key);
 }
 
@@ -66,8 +68,7 @@ Value SliceExpression::evaluate(Render& render) const {
 }
 
 Value CallExpression::evaluate(Render& render) const {
-  if (const auto* method = dynamic_cast<const AttributeExpression*>(callee.get());
-      method && method->method != MethodId::kNone) {
+  if (method) {
     const Value self = method->object->evaluate(render);
     if (has_method(self, method->method) && !is_mutating(self, method->method)) {
       Arguments values = render.gather(arguments);
@@ -87,7 +88,7 @@ Value CallExpression::evaluate(Render& render) const {
 }
 
 void CallExpression::print(Render& render) const {
-  if (!dynamic_cast<const NameExpression*>(callee.get())) return Expression::print(render);
+  if (!by_name) return Expression::print(render);
   const Value function = callee->evaluate(render);
   Arguments values = render.gather(arguments);
   render.at = at;

@@ -371,6 +371,9 @@ ExpressionPtr Parser::parse_subscript(ExpressionPtr object) {
 ExpressionPtr Parser::parse_call(ExpressionPtr callee) {
   auto node = start<CallExpression>();
   node->callee = std::move(callee);
+  node->by_name = dynamic_cast<const NameExpression*>(node->callee.get()) != nullptr;
+  const auto* attribute = dynamic_cast<const AttributeExpression*>(node->callee.get());
+  if (attribute && attribute->method != MethodId::kNone) node->method = attribute;
   node->arguments = parse_arguments();
   return finish(std::move(node));
 }

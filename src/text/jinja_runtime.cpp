@@ -20,11 +20,7 @@ Render::Render(const Program& program, const Json& variables)
 Render::~Render() {
   root_.slots.clear();
   for (auto& environment : environments_) environment->slots.clear();
-  for (auto& object : pinned_) {
-    if (auto* space = dynamic_cast<NamespaceObject*>(object.get())) space->attributes.clear();
-    if (auto* cycler = dynamic_cast<CyclerObject*>(object.get())) cycler->items.clear();
-    if (auto* loop = dynamic_cast<LoopObject*>(object.get())) loop->close();
-  }
+  for (auto& object : pinned_) object->clear();
 }
 
 void Render::fail_output() {
@@ -32,6 +28,8 @@ void Render::fail_output() {
 }
 
 std::string Render::run() {
+  constexpr std::size_t kUsual = 2048;
+  text_.reserve(kUsual);
   enter(program_.loads);
   execute(program_.body);
   return std::move(text_);
@@ -323,7 +321,7 @@ bool LoopObject::changed(Render& owner, Value values) {
   return true;
 }
 
-void LoopObject::close() {
+void LoopObject::clear() {
   before = current = after = last_changed = Value();
   cursor = Cursor();
 }

@@ -69,7 +69,7 @@ Flow ForStatement::run_with_loop(Render& render, const Value& items, std::int64_
     if (flow == Flow::kBreak) break;
     if (flow == Flow::kNormal) completed = true;
   }
-  loop->close();
+  loop->clear();
   return Flow::kNormal;
 }
 

@@ -46,6 +46,7 @@ Value Value::string(Budget& budget, std::string text, bool markup) {
 }
 
 Value Value::of(const Json& json) {
+  if (const auto* text = json.get_ptr<const std::string*>()) return view(*text);
   switch (json.type()) {
     case Json::value_t::null:
       return none();
@@ -62,8 +63,6 @@ Value Value::of(const Json& json) {
     }
     case Json::value_t::number_float:
       return number(json.get<double>());
-    case Json::value_t::string:
-      return view(json.get_ref<const std::string&>());
     case Json::value_t::array:
     case Json::value_t::object: {
       Value value(json.is_array() ? Kind::kList : Kind::kDict, std::bit_cast<std::int64_t>(&json));
@@ -92,28 +91,6 @@ Value Value::undefined(Absence absence, std::string_view name, Kind owner) {
   value.absence_ = absence;
   value.owner_kind_ = owner;
   return value;
-}
-
-void Value::release() noexcept {
-  Object* held = object();
-  if (--held->references == 0) delete held;
-}
-
-double Value::as_number() const {
-  return kind_ == Kind::kFloat ? std::bit_cast<double>(word_) : static_cast<double>(word_);
-}
-
-Object* Value::object() const {
-  return std::bit_cast<Object*>(word_);
-}
-
-const Json* Value::json() const {
-  return (flags_ & kJson) ? std::bit_cast<const Json*>(word_) : nullptr;
-}
-
-std::string_view Value::text() const {
-  if (flags_ & kCounted) return static_cast<const StringObject*>(object())->text;
-  return {std::bit_cast<const char*>(word_), size_};
 }
 
 std::size_t Value::size() const {
@@ -171,7 +148,7 @@ bool Value::find(Budget& budget, const Value& key, Value& found) const {
   return false;
 }
 
-bool Value::truthy() const {
+bool Value::other_truthy() const {
   switch (kind_) {
     case Kind::kMissing:
     case Kind::kUndefined:

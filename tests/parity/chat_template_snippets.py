@@ -858,6 +858,7 @@ STATEMENTS = [
     "{% for x in nil %}{{ x }}{% endfor %}",
     "{% for x in 5 %}{{ x }}{% endfor %}",
     "{% for x in list if x > 1 %}{{ loop.index }}:{{ x }}/{{ loop.length }}{{ loop.last }} {% endfor %}",
+    "{% for x in list if x > 2 %}{{ loop.last }}{{ loop.nextitem is defined }}{{ loop.length }}{% endfor %}",
     "{% for x in list if x > 5 %}{{ x }}{% else %}none{% endfor %}",
     "{% for x in list if loop.index %}{{ x }}{% endfor %}",
     "{% for k, v in d.items() %}{{ k }}={{ v }};{% endfor %}",

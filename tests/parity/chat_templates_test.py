@@ -35,6 +35,11 @@ TOOLS = [
     {"type": "function", "function": {"name": "none", "description": None, "parameters": {"type": "object", "properties": {}}}},
 ]
 
+PLAIN_TOOL = {"name": "lookup", "description": "Looks up", "parameter_definitions": {"key": {"type": "str", "description": "the key", "required": True},
+              "n": {"type": "int", "description": "how many", "required": False}},
+              "function": {"name": "lookup", "description": "Looks up", "parameters": {"type": "object", "properties": {"key": {"type": "string", "description": "k"}},
+                           "required": ["key"]}}}
+
 
 def message(rng, role):
     row = {"role": role, "content": rng.choice(TEXTS)}
@@ -77,7 +82,28 @@ def tool_call(rng):
     return call
 
 
+def orderly_conversation(rng):
+    """What templates are written for: roles that alternate, whole tool calls, plain contents."""
+    messages = [{"role": "system", "content": rng.choice(TEXTS)}] if rng.random() < 0.4 else []
+    tools = rng.choice([None, [], TOOLS[:1], [PLAIN_TOOL], [TOOLS[0], PLAIN_TOOL]])
+    for turn in range(rng.randrange(1, 5)):
+        messages.append({"role": "user", "content": rng.choice(TEXTS)})
+        if tools and rng.random() < 0.4:
+            call = {"id": "abcdefghi", "type": "function", "function": {"name": "get_weather", "arguments": {"place": rng.choice(TEXTS), "days": turn}}}
+            messages.append({"role": "assistant", "content": rng.choice(["", "Let me see.", None]), "tool_calls": [call]})
+            messages.append({"role": "tool", "name": "get_weather", "tool_call_id": "abcdefghi", "content": rng.choice(TEXTS)})
+        messages.append({"role": "assistant", "content": rng.choice(TEXTS)})
+    if rng.random() < 0.5:
+        messages.pop()
+    variables = {"messages": messages, "add_generation_prompt": rng.random() < 0.5, "bos_token": "<s>", "eos_token": "</s>"}
+    if tools is not None or rng.random() < 0.5:
+        variables["tools"] = tools
+    return variables
+
+
 def conversation(rng):
+    if rng.random() < 0.5:
+        return orderly_conversation(rng)
     messages = []
     if rng.random() < 0.5:
         messages.append(message(rng, "system"))

@@ -132,6 +132,8 @@ struct ArgumentList {
 
 struct CallExpression : Expression {
   ExpressionPtr callee;
+  const AttributeExpression* method = nullptr;  // the callee where it may name a method
+  bool by_name = false;                         // the callee is a variable
   ArgumentList arguments;
   Value evaluate(Render& render) const override;
   void print(Render& render) const override;

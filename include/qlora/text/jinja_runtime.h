@@ -35,7 +35,7 @@ struct LoopObject : Object {
   std::int64_t length();
   Value attribute(std::string_view name);  // missing where there is none
   bool changed(Render& render, Value values);
-  void close();  // drops what it refers to
+  void clear() override;
   std::string description() override;
 
   Render& render;

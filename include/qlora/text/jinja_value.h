@@ -2,6 +2,7 @@
 // lists and dicts of the input are views into it.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <functional>
 #include <stdexcept>
@@ -78,6 +79,7 @@ struct Object {
   Object(const Object&) = delete;
   Object& operator=(const Object&) = delete;
   virtual ~Object() = default;
+  virtual void clear() {}             // drops what it refers to
   virtual std::string description();  // of what prints as neither text nor data
 
   std::uint32_t references = 0;
@@ -137,20 +139,22 @@ class Value {
   bool is_sequence() const { return kind_ == Kind::kList || kind_ == Kind::kTuple; }
 
   bool as_bool() const { return word_ != 0; }
-  std::int64_t as_integer() const { return word_; }          // of a bool or an int
-  double as_number() const;                                  // of a bool, an int or a float
+  std::int64_t as_integer() const { return word_; }  // of a bool or an int
+  double as_number() const {                         // of a bool, an int or a float
+    return kind_ == Kind::kFloat ? std::bit_cast<double>(word_) : static_cast<double>(word_);
+  }
   std::string_view text() const;                             // of a string; the name of an undefined value
   bool is_view() const { return (flags_ & kCounted) == 0; }  // of a string: its characters outlive the rendering
   bool markup() const { return (flags_ & kMarkup) != 0; }
   Absence absence() const { return absence_; }
   Kind owner_kind() const { return owner_kind_; }
-  Object* object() const;
+  Object* object() const { return std::bit_cast<Object*>(word_); }
   template <class T>
   T& as() const {
     return *static_cast<T*>(object());
   }
   // The part of the input this list or dict shows, or null.
-  const Json* json() const;
+  const Json* json() const { return (flags_ & kJson) ? std::bit_cast<const Json*>(word_) : nullptr; }
 
   // Lists, tuples and dicts.
   std::size_t size() const;
@@ -161,7 +165,7 @@ class Value {
   bool find(std::string_view key, Value& found) const;
   bool find(Budget& budget, const Value& key, Value& found) const;
 
-  bool truthy() const;
+  bool truthy() const { return kind_ == Kind::kBool ? word_ != 0 : other_truthy(); }
   std::uint32_t depth() const;
   bool same_object(const Value& other) const {
     return kind_ == other.kind_ && word_ == other.word_ && size_ == other.size_;
@@ -185,7 +189,10 @@ class Value {
     raw_copy(other);
     if (flags_ & kCounted) ++object()->references;
   }
-  void release() noexcept;
+  void release() noexcept {
+    if (--object()->references == 0) delete object();
+  }
+  bool other_truthy() const;
 
   Kind kind_ = Kind::kMissing;
   std::uint8_t flags_ = 0;
@@ -199,6 +206,11 @@ static_assert(sizeof(Value) == 16);
 struct StringObject : Object {
   std::string text;
 };
+
+inline std::string_view Value::text() const {
+  if (flags_ & kCounted) return static_cast<const StringObject*>(object())->text;
+  return {std::bit_cast<const char*>(word_), size_};
+}
 
 struct ListObject : Object {  // of lists and tuples
   std::vector<Value> items;
@@ -225,11 +237,14 @@ struct GeneratorObject : Object {
 
 struct NamespaceObject : Object {
   std::vector<std::pair<std::string, Value>> attributes;
+  void clear() override { attributes.clear(); }
   Value* find(std::string_view name);
   void set(std::string_view name, Value value);
 };
 
 struct CyclerObject : Object {
+  void clear() override { items.clear(); }
+
   std::vector<Value> items;
   std::size_t position = 0;
 };

@@ -64,6 +64,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Case{"{% for x in list %}{{ loop.index }}{{ x }}{{ ',' if not loop.last }}{% endfor %}", "13,21,32"},
         Case{"{% for x in list if x > 1 %}{{ x }}{{ loop.length }}{% endfor %}", "3222"},
+        Case{"{% for x in list if x > 2 %}{{ x }}{{ loop.last }}{% endfor %}", "3True"},
         Case{"{% for x in [] %}x{% else %}none{% endfor %}", "none"},
         Case{"{% for x in list %}{% if x == 1 %}{% continue %}{% endif %}{{ x }}{% break %}{% endfor %}", "3"},
         Case{"{% set y = 0 %}{% for x in list %}{% set y = y + x %}{% endfor %}{{ y }}", "0"},

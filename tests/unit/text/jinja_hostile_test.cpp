@@ -1,7 +1,7 @@
 // Templates that want to exhaust time, memory or stack: each ends with an error, soon.
 #include <sys/resource.h>
 
-#include <chrono>
+#include <ctime>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -27,10 +27,10 @@ long peak_kib() {
 class Hostile : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(Hostile, IsStopped) {
-  constexpr double kSeconds = 30;  // an order above what is needed, for sanitizers and busy machines
-  constexpr long kMemoryKib = 2'500'000;
+  constexpr double kSeconds = 30;  // of the processor; an order above what is needed, for sanitizers
+  constexpr long kMemoryKib = 1'500'000;
   const long before = peak_kib();
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();
   EXPECT_THROW(
       {
         const auto chat_template = ChatTemplate::parse(GetParam(), "hostile");
@@ -38,7 +38,7 @@ TEST_P(Hostile, IsStopped) {
       },
       DataError)
       << GetParam().substr(0, 100);
-  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), kSeconds);
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, kSeconds);
   EXPECT_LT(peak_kib() - before, kMemoryKib);
 }
 
