@@ -1,0 +1,156 @@
+// What a compiled program makes again, what memory it takes, and that neither changes a bit of the result.
+#include "qlora/nn/program.h"
+
+#include <limits>
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "qlora/nn/embedding.h"
+#include "qlora/nn/head.h"
+#include "qlora/nn/program_cache.h"
+#include "qlora/nn/projection.h"
+#include "qlora/nn/swiglu.h"
+
+namespace qlora {
+namespace {
+
+constexpr std::int64_t kHidden = 8, kWide = 24, kVocabulary = 13, kTokens = 16, kLayers = 3;
+
+// Layers of norm, projection, activation and projection with a residual: the MLP half of a decoder.
+class Programs : public testing::Test {
+ protected:
+  Programs() : store_(at::kCPU, at::kDouble, WeightPolicy{}) {
+    at::manual_seed(5);
+    blocks_.emplace_back().add(
+        std::make_shared<Embedding>(weight("embedding", {kVocabulary, kHidden}), kHidden, at::kDouble), {});
+    for (int i = 0; i < kLayers; ++i) add_layer("layer" + std::to_string(i) + ".");
+    RmsNorm norm(weight("norm", {kHidden}), kHidden, 1e-6, at::kDouble);
+    const auto head =
+        std::make_shared<const Head>(norm, weight("head", {kVocabulary, kHidden}), kVocabulary, at::kDouble);
+    blocks_.emplace_back().add(std::make_shared<LossHead>(head), {Block::kInput});
+    parameters_.allocate(at::kCPU, at::kDouble);
+    parameters_.values().copy_(at::randn({parameters_.size()}, at::kDouble));
+    parameters_.refresh_compute();
+  }
+
+  Weight weight(const std::string& name, const Shape& shape) {
+    const Weight weight = Weight::frozen(store_, store_.add({{name, shape, false}}));
+    store_.put(name, at::randn(shape, at::kDouble));
+    return weight;
+  }
+
+  std::shared_ptr<Operation> projection(const std::string& name, std::int64_t in, std::int64_t out, bool residual) {
+    LoraSegment adapter;
+    adapter.out = out;
+    adapter.rank = 2;
+    adapter.a = parameters_.add(name + ".a", {2, in}, true);
+    adapter.b = parameters_.add(name + ".b", {out, 2}, true);
+    Projection::Spec spec{in, out, weight(name, {out, in}), {}, {adapter}, residual};
+    return std::make_shared<Projection>(std::move(spec), parameters_, at::kDouble);
+  }
+
+  void add_layer(const std::string& name) {
+    Block& block = blocks_.emplace_back();
+    const auto normed = block.add(
+        std::make_shared<RmsNorm>(weight(name + "norm", {kHidden}), kHidden, 1e-6, at::kDouble), {Block::kInput});
+    const auto wide = block.add(projection(name + "up", kHidden, 2 * kWide, false), {normed});
+    const auto active = block.add(std::make_shared<SwiGlu>(kWide, at::kDouble), {wide});
+    block.add(projection(name + "down", kWide, kHidden, true), {active, Block::kInput});
+  }
+
+  Program compiled(Keep keep, Pass pass = Pass::kTraining) const {
+    return Program(blocks_, {kTokens, kTokens}, pass, uniform_keep(blocks_, keep));
+  }
+
+  double run(Program& program) {
+    Batch batch;
+    batch.ids = at::arange(kTokens, at::kLong).remainder(kVocabulary);
+    batch.positions = at::arange(kTokens, at::kLong);
+    batch.row_bounds = {0, kTokens};
+    batch.row_keys = {0};
+    batch.labelled = at::arange(kTokens - 1, at::kLong);
+    batch.targets = batch.ids.slice(0, 1);
+    batch.training = true;
+    arena_ = at::empty({program.arena_bytes()}, at::kByte);
+    program.bind(arena_);
+    program.run(batch);
+    batch_ = batch;
+    return program.output().item<double>();
+  }
+
+  WeightStore store_;
+  ParameterSet parameters_;
+  std::vector<Block> blocks_;
+  at::Tensor arena_;
+  Batch batch_;
+};
+
+int count(const std::string& text, const std::string& part) {
+  int n = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++n;
+  return n;
+}
+
+TEST_F(Programs, MakeAgainOnlyWhatBackwardReads) {
+  const int forward = 2 + 4 * kLayers;
+  const Program all = compiled(Keep::kAll);
+  EXPECT_EQ(all.recomputed_count(), 0);
+  EXPECT_EQ(count(all.describe(), "forward "), forward);
+  const Program expensive = compiled(Keep::kExpensive);
+  EXPECT_EQ(expensive.recomputed_count(), 2 * kLayers) << "the norm and the activation";
+  const Program input = compiled(Keep::kInputOnly);
+  EXPECT_EQ(input.recomputed_count(), 3 * kLayers) << "all but the last projection, whose output nobody reads";
+  EXPECT_EQ(count(input.describe(), "forward  projection"), 3 * kLayers);
+}
+
+TEST_F(Programs, SkipBackwardOfWhatHasNoGradient) {
+  const std::string text = compiled(Keep::kAll).describe();
+  EXPECT_EQ(count(text, "backward embedding"), 0);
+  EXPECT_EQ(count(text, "backward loss_head"), 1);
+  EXPECT_EQ(count(text, "backward projection"), 2 * kLayers);
+  EXPECT_EQ(count(text, "backward rms_norm"), kLayers - 1) << "below the first adapter nothing is trained";
+}
+
+TEST_F(Programs, KeepingLessTakesLessMemoryAndChangesNoBit) {
+  Program all = compiled(Keep::kAll);
+  const double loss = run(all);
+  const at::Tensor gradients = parameters_.grads().clone();
+  EXPECT_GT(gradients.abs().min().item<double>(), 0.0);
+  std::int64_t bytes = all.arena_bytes();
+  for (const Keep keep : {Keep::kExpensive, Keep::kInputOnly}) {
+    Program program = compiled(keep);
+    EXPECT_LT(program.arena_bytes(), bytes);
+    bytes = program.arena_bytes();
+    parameters_.zero_grad();
+    EXPECT_EQ(run(program), loss);
+    EXPECT_TRUE(parameters_.grads().equal(gradients));
+  }
+  EXPECT_LT(compiled(Keep::kAll, Pass::kForward).arena_bytes(), bytes);
+}
+
+TEST_F(Programs, AddGradientsUpOverRuns) {
+  Program program = compiled(Keep::kAll);
+  run(program);
+  const at::Tensor once = parameters_.grads().clone();
+  run(program);
+  EXPECT_LT((parameters_.grads() - 2.0 * once).abs().max().item<double>(), 1e-12);
+}
+
+TEST_F(Programs, NameTheFirstInstructionThatIsNotFinite) {
+  Program program = compiled(Keep::kAll);
+  run(program);
+  EXPECT_EQ(program.first_non_finite(batch_), "");
+  parameters_.value(*parameters_.find("layer1.up.b"))[3][1] = std::numeric_limits<double>::infinity();
+  parameters_.refresh_compute();
+  EXPECT_THAT(program.first_non_finite(batch_), testing::HasSubstr("forward of projection in block 2"));
+}
+
+TEST_F(Programs, RefuseAnArenaThatIsTooSmall) {
+  Program program = compiled(Keep::kAll);
+  EXPECT_ANY_THROW(program.bind(at::empty({program.arena_bytes() - 1}, at::kByte)));
+}
+
+}  // namespace
+}  // namespace qlora
