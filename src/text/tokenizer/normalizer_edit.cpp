@@ -74,7 +74,7 @@ class Strip final : public Normalizer {
   bool left_, right_;
 };
 
-// utf8proc 2.6 knows Unicode 13; the reference knows 17.
+// The reference knows Unicode 17, utf8proc less.
 char32_t lower_case(char32_t value) {
   struct Shift {
     char32_t first, last, lower;
