@@ -204,7 +204,8 @@ class ProgramCompiler {
         const bool is_d_out = (traits.in_place && i == 0) || traits.pass_through == static_cast<int>(i);
         if (is_d_out) {
           grad = instruction.d_out;
-        } else if (i == 0 && traits.d_in_may_overwrite_input && dead_after(block, n, node.inputs[i])) {
+        } else if (i == 0 && traits.d_in_may_overwrite_input && instruction.in[0].buffer >= 0 &&
+                   dead_after(block, n, node.inputs[i])) {
           grad = instruction.in[0];
         } else {
           grad = new_buffer(value_shape(block, value), value_dtype(block, value));
@@ -258,7 +259,8 @@ void Program::bind(const at::Tensor& arena) {
   const auto resolve = [&](const BoundView& view) {
     if (view.buffer < 0) return at::Tensor();
     std::byte* data = base + buffers_[static_cast<std::size_t>(view.buffer)].offset;
-    return at::from_blob(data, view.shape, arena.options().dtype(view.dtype));
+    // With its device said, CUDA is not asked whose memory it is: an empty view may lie one past the arena's end.
+    return at::from_blob(data, view.shape, [](void*) {}, arena.options().dtype(view.dtype), arena.device());
   };
   const auto resolve_all = [&](const std::vector<BoundView>& views) {
     std::vector<at::Tensor> tensors;
