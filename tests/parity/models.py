@@ -1,57 +1,135 @@
-"""Small random models in Hugging Face layout, and the rows that parity tests run on."""
+"""Small random models in Hugging Face layout, the rows that parity tests run on, and how both programs are called."""
 import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
-import torch
-import transformers
+os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error")
+warnings.filterwarnings("ignore")
+
+import numpy  # noqa: E402
+import safetensors.torch  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
 
 SOURCE = Path(os.environ.get("QLORA_SOURCE", Path(__file__).resolve().parents[2]))
 BUILD = Path(os.environ.get("QLORA_BUILD", SOURCE / "build" / "cpu"))
 TOKENIZER = SOURCE / "data" / "base-model"
+TEST_DATA = Path(os.environ.get("QLORA_TEST_DATA", Path.home() / ".cache" / "qlora" / "test-data"))
 torch.set_num_threads(2)
 transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}
+
+
+class Comparison:
+    """Counts what differs and prints a line for each thing compared."""
+
+    def __init__(self):
+        self.failed = 0
+
+    def check(self, good, text):
+        self.failed += not good
+        print(f"{'ok  ' if good else 'FAIL'} {text}", flush=True)
+
+    def within(self, name, difference, limit):
+        self.check(difference <= limit, f"{name}: largest difference {difference:.1e} (limit {limit:.0e})")
+
+    def finish(self):
+        if self.failed:
+            sys.exit(f"{self.failed} comparisons failed")
+
+
+def run(command, expect=0, **keys):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **keys)
+    if done.returncode != expect:
+        sys.exit(f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{done.stdout[-2000:]}\n"
+                 f"{done.stderr[-4000:]}")
+    return done.stdout
 
 
 def run_qlora(*arguments, expect=0):
     """Runs the binary; returns what it printed on stdout."""
-    command = [str(BUILD / "qlora"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != expect:
-        sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return done.stdout
+    return run([BUILD / "qlora", *arguments], expect)
 
 
-def make_model(folder, kind, seed=0):
-    """A random model of 3 layers with grouped queries: qwen2 (tied, biases) or llama (untied, llama3 RoPE scaling)."""
-    torch.manual_seed(seed)
+def probe(task, model, **command):
+    """One command to probe_decoder: its tensors where it writes any, else what it prints, as JSON."""
+    command = {"task": task, "model": str(model), **command}
+    if task not in ("logits", "gradients"):
+        return json.loads(run([BUILD / "tests" / "probe_decoder"], input=json.dumps(command)))
+    out = Path(model) / f"{task}.probe.out"
+    run([BUILD / "tests" / "probe_decoder"], input=json.dumps({**command, "out": str(out)}))
+    tensors = safetensors.torch.load_file(out)
+    out.unlink()
+    return tensors
+
+
+def logits_of(model, rows, **command):
+    tensors = probe("logits", model, rows=rows, **command)
+    return [tensors[f"row.{i}"] for i in range(len(rows))]
+
+
+def make_config(kind):
+    """3 layers with grouped queries: qwen2 (tied, biases), llama (untied, llama3 RoPE scaling), llama-linear (tied)."""
     # Widths are multiples of 64: bitsandbytes' CPU back end decodes blocks that straddle rows wrongly.
     shape = dict(vocab_size=2048, hidden_size=64, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
                  num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.08,
                  bos_token_id=0, eos_token_id=2, pad_token_id=0)
     if kind == "qwen2":
-        config = transformers.Qwen2Config(tie_word_embeddings=True, **shape)
-        model = transformers.Qwen2ForCausalLM(config)
-    else:
-        scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                   "original_max_position_embeddings": 64, "rope_theta": 500000.0}
-        config = transformers.LlamaConfig(tie_word_embeddings=False, rope_parameters=scaling, **shape)
-        model = transformers.LlamaForCausalLM(config)
+        return transformers.Qwen2Config(tie_word_embeddings=True, **shape)
+    if kind == "llama":
+        return transformers.LlamaConfig(tie_word_embeddings=False, rope_parameters={**LLAMA3, "rope_theta": 500000.0},
+                                        **shape)
+    linear = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    return transformers.LlamaConfig(tie_word_embeddings=True, attention_bias=True, mlp_bias=True,
+                                    rope_parameters=linear, **shape)
+
+
+def make_model(folder, kind, seed=0, dtype=torch.float32, shard="5GB"):
+    """A random model whose biases and norms say something, with the demo's tokenizer."""
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(make_config(kind))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():  # biases and norms that say something
+        for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(TOKENIZER / name, folder / name)
     return folder
 
 
+def as_transformers_4(model):
+    """Rewrites config.json as transformers 4 wrote it."""
+    path = model / "config.json"
+    config = json.loads(path.read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
+    config["torch_dtype"] = config.pop("dtype")
+    config["transformers_version"] = "4.46.0"
+    path.write_text(json.dumps(config, indent=2))
+    return model
+
+
 def load_model(folder):
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def reference_logits(model, rows):
+    with torch.no_grad():
+        return [model(input_ids=torch.tensor([ids])).logits[0].float() for ids in rows]
+
+
+def random_rows(lengths, vocabulary=2048, seed=5):
+    random = numpy.random.default_rng(seed)
+    return [random.integers(3, vocabulary, length).tolist() for length in lengths]
 
 
 def write_rows(path, count=64):
@@ -75,5 +153,32 @@ def encoded_rows(model, data, count):
     return [(row["input_ids"], row["labels"]) for row in rows]
 
 
+def row_losses(model, rows):
+    """The reference's -log p, summed over each row's labelled tokens, in float64."""
+    losses = []
+    for (ids, labels), logits in zip(rows, reference_logits(model, [ids for ids, _ in rows])):
+        losses.append(torch.nn.functional.cross_entropy(logits[:-1].double(), torch.tensor(labels[1:]),
+                                                        ignore_index=-100, reduction="sum").item())
+    return losses
+
+
+def our_row_losses(model, data, output, *arguments):
+    """Through `qlora eval --tasks perplexity --per_row`."""
+    run_qlora("eval", "--model_name_or_path", model, "--tasks", "perplexity", "--eval_dataset", data, "--per_row",
+              output / "losses.jsonl", "--output_dir", output / "eval", "--dtype", "float32", "--device", "cpu", "--quiet",
+              *arguments)
+    return [json.loads(line)["nll"] for line in (output / "losses.jsonl").read_text().splitlines()]
+
+
 def relative(a, b):
     return abs(a - b) / max(abs(b), 1e-12)
+
+
+def worst_relative(ours, theirs):
+    return max(relative(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def logits_difference(ours, theirs):
+    """The largest difference of any logit, relative to the largest logit of its row."""
+    assert all(a.shape == b.shape for a, b in zip(ours, theirs, strict=True))
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(ours, theirs))
