@@ -5,6 +5,7 @@
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/formats/mapped_file.h"
 #include "qlora/weights/load.h"
 
 namespace qlora {
@@ -23,20 +24,36 @@ std::string dtype_name(at::ScalarType dtype) {
   }
 }
 
-// On the CPU what is dequantized once stays: memory is the machine's, and products dominate small models.
-constexpr std::int64_t kCpuCacheBytes = std::int64_t{4} << 30;
-
 WeightPolicy policy_of(const BaseSettings& settings) {
-  return {settings.quantize, settings.nested, settings.device.is_cpu() ? kCpuCacheBytes : 0};
+  return {settings.quantize, settings.nested, dequantize_cache_bytes(settings.device)};
 }
 
 }  // namespace
+
+BaseSettings base_settings(const TrainJob& job) {
+  const at::Device device = choose_device(job.common.device);
+  return {job.model.method == Method::kQlora, job.model.use_bnb_nested_quant, device,
+          choose_dtype(job.model.dtype, device)};
+}
+
+// On the CPU what is dequantized once stays: memory is the machine's, and products dominate small models.
+std::int64_t dequantize_cache_bytes(at::Device device) {
+  return device.is_cpu() ? std::int64_t{4} << 30 : 0;
+}
+
+std::optional<std::string> dtype_problem(const ModelConfig& config, at::ScalarType dtype) {
+  if (config.dtype != "bfloat16" || dtype != at::kHalf) return std::nullopt;
+  return "dtype: the checkpoint is in bfloat16, whose range float16 does not have: values above 65504 become infinite; "
+         "prefer dtype: bfloat16";
+}
 
 BaseModel::BaseModel(const fs::path& folder, const BaseSettings& settings)
     : folder_(folder),
       config_(parse_model_config(folder_.config(), (folder / "config.json").string())),
       settings_(settings),
-      store_(std::make_shared<WeightStore>(settings.device, settings.dtype, policy_of(settings))) {}
+      store_(std::make_shared<WeightStore>(settings.device, settings.dtype, policy_of(settings))) {
+  if (const auto problem = dtype_problem(config_, settings.dtype)) log_warning("{}", *problem);
+}
 
 std::unique_ptr<Decoder> BaseModel::decoder(const TrainingPlan& plan) {
   auto decoder = std::make_unique<Decoder>(config_, store_, plan);
@@ -75,7 +92,7 @@ fs::path model_folder_of(const ModelOptions& options) {
 void copy_tokenizer(const fs::path& from, const fs::path& to, const std::optional<std::string>& template_source) {
   for (const char* name : {"tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
                            "vocab.json", "merges.txt", "generation_config.json"}) {
-    if (fs::exists(from / name)) fs::copy_file(from / name, to / name, fs::copy_options::overwrite_existing);
+    if (fs::exists(from / name)) write_file_atomically(to / name, MappedFile(from / name).text());
   }
   Json config = fs::exists(from / "tokenizer_config.json") ? read_json(from / "tokenizer_config.json") : Json::object();
   if (template_source) {

@@ -5,6 +5,7 @@
 #include <set>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/isfinite.h>
 #include <fmt/format.h>
 
 #include "qlora/app/base_model.h"
@@ -14,6 +15,7 @@
 #include "qlora/core/log.h"
 #include "qlora/core/progress.h"
 #include "qlora/core/signal.h"
+#include "qlora/formats/mapped_file.h"
 #include "qlora/quant/nf4.h"
 #include "qlora/text/chat_template.h"
 #include "qlora/weights/load.h"
@@ -85,7 +87,8 @@ class MergeRun {
     copy_tokenizer(tokenizer, output.temporary(), tmpl ? std::optional(tmpl->source()) : std::nullopt);
     if (!fs::exists(output.temporary() / "generation_config.json") &&
         fs::exists(folder_.path() / "generation_config.json")) {
-      fs::copy_file(folder_.path() / "generation_config.json", output.temporary() / "generation_config.json");
+      write_file_atomically(output.temporary() / "generation_config.json",
+                            MappedFile(folder_.path() / "generation_config.json").text());
     }
     write_file_atomically(output.temporary() / "merge.json", record_.dump(2) + "\n");
     output.commit();
@@ -119,9 +122,12 @@ class MergeRun {
   // The weight that the adapter was trained over: as it is in the file, or what NF4 makes of it.
   at::Tensor base_weight(const std::string& name, bool linear) const {
     const HostTensor tensor = folder_.tensor(name);
-    if (!linear || !dequantized()) return to_tensor(tensor, name);
-    at::Tensor values = at::empty(tensor.shape, at::kFloat);
     const at::Tensor aligned = to_tensor(tensor, name);
+    if (!at::isfinite(aligned).all().item<bool>()) {
+      throw DataError(fmt::format("{}: tensor '{}': holds NaN or Inf", folder_.file_of(name).string(), name));
+    }
+    if (!linear || !dequantized()) return aligned;
+    at::Tensor values = at::empty(tensor.shape, at::kFloat);
     nf4_dequantize(nf4_quantize(to_host_tensor(aligned), nested_, name).view(), ElementType::kF32,
                    values.mutable_data_ptr());
     return values;

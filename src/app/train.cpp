@@ -3,15 +3,18 @@
 
 #include <ATen/ops/empty.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "qlora/app/base_model.h"
 #include "qlora/app/commands.h"
+#include "qlora/app/train_plan.h"
+#include "qlora/app/train_report.h"
+#include "qlora/app/training_data.h"
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/config.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/core/signal.h"
-#include "qlora/data/prepare.h"
 #include "qlora/report/model_card.h"
 #include "qlora/train/trainer.h"
 #include "qlora/weights/load.h"
@@ -21,132 +24,137 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The rows of a run: prepared now, or opened from prepared_dir.
-struct TrainingData {
-  PreparedSet train;
-  std::optional<PreparedSet> eval;
-  std::string fingerprint;
-  std::optional<std::string> chat_template;  // what rows were rendered with
-};
-
-std::optional<std::string> template_of(const RowEncoder& encoder) {
-  return encoder.chat_template() == nullptr ? std::nullopt : std::optional(encoder.chat_template()->source());
-}
-
-TrainingData open_training_data(const TrainJob& job, const fs::path& model) {
-  const auto seed = static_cast<std::uint64_t>(job.common.seed);
-  if (!job.data.prepared_dir.empty()) {
-    OpenedData opened = open_prepared(job.data.prepared_dir);
-    check_prepared(opened, model, job.data, seed);
-    const std::string fingerprint =
-        read_json(fs::path(job.data.prepared_dir) / "manifest.json").at("fingerprint").get<std::string>();
-    const auto tmpl = load_chat_template(model);
-    return {std::move(opened.train), std::move(opened.eval), fingerprint,
-            tmpl ? std::optional(tmpl->source()) : std::nullopt};
-  }
-  const DataSources sources = open_data(job.data, seed);
-  std::vector<const Dataset*> datasets{&sources.train};
-  if (sources.eval) datasets.push_back(&*sources.eval);
-  const RowEncoder encoder(model, job.data, datasets);
-  PreparedData data = prepare_data(sources, encoder, read_model_limits(model), seed);
-  for (const std::string& warning : data.warnings) log_warning("{}", warning);
-  const RowCounts& counts = data.train.counts;
-  log_info("{} of {} rows, {} tokens, {} of them labelled", counts.rows_kept, counts.rows_in, counts.tokens,
-           counts.label_tokens);
-  TrainingData result{std::move(data.train.rows), {}, data.fingerprint(), template_of(encoder)};
-  if (data.eval) result.eval = std::move(data.eval->rows);
-  return result;
-}
-
 // The keys that change numbers; where a run writes, how it logs and how often it saves do not.
-Json identity_of(const TrainJob& job, const std::string& fingerprint) {
+Json identity_of(const TrainJob& job, const std::string& fingerprint, const std::string& base_weights) {
   Json keys = to_json(job);
-  for (const char* free : {"output_dir", "log_level", "quiet", "json", "dry_run", "logging_steps", "save_steps",
-                           "save_strategy", "save_total_limit", "resume_from_checkpoint", "report_to", "dataset",
-                           "eval_dataset", "prepared_dir", "tables", "db_dir", "max_memory_gib", "device"}) {
+  for (const char* free : {"output_dir",
+                           "log_level",
+                           "quiet",
+                           "json",
+                           "dry_run",
+                           "logging_steps",
+                           "save_steps",
+                           "save_strategy",
+                           "save_total_limit",
+                           "resume_from_checkpoint",
+                           "report_to",
+                           "dataset",
+                           "eval_dataset",
+                           "prepared_dir",
+                           "tables",
+                           "db_dir",
+                           "max_memory_gib",
+                           "device",
+                           "gradient_checkpointing",
+                           "per_device_eval_batch_size"}) {
     keys.erase(free);
   }
   keys["data"] = fingerprint;
+  keys["base weights"] = base_weights;
   return keys;
-}
-
-// The adapter's config: that of the adapter it starts from, or a new one.
-struct Start {
-  LoraConfig config;
-  std::optional<LoraAdapter> from;
-};
-
-Start choose_start(const TrainJob& job) {
-  if (job.adapter.adapter_name_or_path.empty())
-    return {make_lora_config(job.adapter, job.model.model_name_or_path), {}};
-  LoraAdapter adapter = load_lora_adapter(job.adapter.adapter_name_or_path);
-  LoraConfig config = adapter.config;
-  config.base_model_name_or_path = job.model.model_name_or_path;
-  config.lora_dropout = job.adapter.lora_dropout;
-  return {std::move(config), std::move(adapter)};
 }
 
 std::string percent(std::int64_t part, std::int64_t whole) {
   return fmt::format("{:.2f} %", 100.0 * static_cast<double>(part) / static_cast<double>(whole));
 }
 
+// What the output folder of a finished run is known by.
+constexpr const char* kResults = "train_results.json";
+
+[[noreturn]] void refuse_change(const fs::path& place, const std::vector<std::string>& changed) {
+  throw UsageError(fmt::format(
+      "{}: was written by a run with another {}; name another output_dir, or start anew with resume_from_checkpoint: "
+      "none",
+      place.string(), fmt::join(changed, ", ")));
+}
+
+// Moves what `staged` holds into `output`, the mark of a finished run last. Weights of an earlier model go first: a
+// model in one file would hide one in shards.
+void publish(const fs::path& staged, const fs::path& output) {
+  const auto each = [](const fs::path& folder, const auto& action) {
+    const std::vector<fs::directory_entry> entries(fs::directory_iterator(folder), fs::directory_iterator{});
+    for (const fs::directory_entry& entry : entries) action(entry.path().filename());
+  };
+  each(output, [&](const fs::path& name) {
+    const bool weights = name.string().starts_with("model") && name.string().find(".safetensors") != std::string::npos;
+    if (weights && !fs::exists(staged / name)) fs::remove(output / name);
+  });
+  each(staged, [&](const fs::path& name) {
+    if (name != kResults) fs::rename(staged / name, output / name);
+  });
+  fs::rename(staged / kResults, output / kResults);
+  fs::remove(staged);
+}
+
 class TrainRun {
  public:
-  explicit TrainRun(const TrainJob& job)
+  TrainRun(const TrainJob& job, AdapterStart start, TrainingData data)
       : job_(job),
-        model_(model_folder_of(job.model)),
+        model_(job.model.model_name_or_path),
         output_(job.common.output_dir),
-        data_(open_training_data(job, model_)),
-        device_(choose_device(job.common.device)),
-        base_(model_, {job.model.method == Method::kQlora, job.model.use_bnb_nested_quant, device_,
-                       choose_dtype(job.model.dtype, device_)}) {}
+        data_(std::move(data)),
+        base_(model_, base_settings(job)),
+        start_(std::move(start)),
+        identity_(identity_of(job, data_.fingerprint, base_.folder().weights_identity())) {}
 
   int run() {
     if (auto finished = finished_result()) return print(*finished);
+    const auto checkpoint = checkpoint_to_resume();
     build_decoder();
     Trainer trainer(*decoder_, data_.train, data_.eval ? &*data_.eval : nullptr, trainer_settings());
-    fs::create_directories(output_);
-    remove_leftovers(output_);
-    if (const auto checkpoint = checkpoint_to_resume()) trainer.resume(*checkpoint);
-    write_file_atomically(output_ / "config.yaml", to_yaml(job_));
+    if (checkpoint) trainer.resume(*checkpoint);
+    begin(trainer.steps_done());
     const TrainingResult result = trainer.run();
-    save_model(output_);
-    write_file_atomically(output_ / "trainer_state.json", trainer.trainer_state().text());
-    write_card(result);
-    Json record = result.to_json(job_.common.output_dir);
-    write_file_atomically(output_ / "train_results.json",
-                          Json{{"result", record}, {"identity", identity()}}.dump(2) + "\n");
+    const Json record = result.to_json(job_.common.output_dir);
+    finish(trainer, result, record);
     return print(record);
   }
 
  private:
-  Json identity() const { return identity_of(job_, data_.fingerprint); }
+  // Only from here on anything is written. What an abandoned run left beyond the step that is gone on from goes.
+  void begin(std::int64_t steps_done) const {
+    fs::create_directories(output_);
+    remove_leftovers(output_);
+    fs::remove(output_ / kResults);
+    for (const auto& [step, folder] : list_checkpoints(output_)) {
+      if (step > steps_done) fs::remove_all(folder);
+    }
+    write_file_atomically(output_ / "config.yaml", to_yaml(job_));
+  }
+
+  // Everything is written aside first, so that a full disk leaves what was there.
+  void finish(const Trainer& trainer, const TrainingResult& result, const Json& record) {
+    const fs::path staged = output_ / "tmp-final";
+    AtomicFolder folder(staged);
+    save_model(folder.temporary());
+    write_file_atomically(folder.temporary() / "trainer_state.json", trainer.trainer_state().text());
+    write_card(folder.temporary(), result);
+    write_file_atomically(folder.temporary() / "report.html",
+                          train_report(card_name(), facts(result), read_metrics(output_ / "metrics.jsonl")));
+    write_file_atomically(folder.temporary() / kResults,
+                          Json{{"result", record}, {"identity", identity_}}.dump(2) + "\n");
+    folder.commit();
+    publish(staged, output_);
+  }
 
   std::optional<Json> finished_result() const {
-    const fs::path path = output_ / "train_results.json";
+    const fs::path path = output_ / kResults;
     if (job_.train.resume_from_checkpoint != "auto" || !fs::exists(path)) return std::nullopt;
     const Json earlier = read_json(path);
-    std::vector<std::string> changed;
-    const Json now = identity();
-    for (const auto& [key, value] : now.items()) {
-      if (!earlier.at("identity").contains(key) || earlier.at("identity").at(key) != value) changed.push_back(key);
-    }
-    if (!changed.empty()) {
-      throw UsageError(fmt::format(
-          "{}: holds a finished run with another {}; name another output_dir, or resume_from_checkpoint: none",
-          output_.string(), fmt::join(changed, ", ")));
-    }
+    const std::vector<std::string> changed = changed_keys(earlier.at("identity"), identity_);
+    if (!changed.empty()) refuse_change(output_, changed);
     log_info("{}: this run is finished already", output_.string());
     return earlier.at("result");
   }
 
   std::optional<fs::path> checkpoint_to_resume() const {
     const std::string& wanted = job_.train.resume_from_checkpoint;
-    if (wanted == "none") {
-      for (const auto& [step, folder] : list_checkpoints(output_)) fs::remove_all(folder);
-      return std::nullopt;
-    }
-    return wanted == "auto" ? newest_valid_checkpoint(output_) : std::optional<fs::path>(wanted);
+    if (wanted == "none") return std::nullopt;
+    const auto checkpoint = wanted == "auto" ? newest_valid_checkpoint(output_) : std::optional<fs::path>(wanted);
+    if (!checkpoint) return std::nullopt;
+    const std::vector<std::string> changed = changed_keys(load_checkpoint(*checkpoint).run.at("identity"), identity_);
+    if (!changed.empty()) refuse_change(*checkpoint, changed);
+    return checkpoint;
   }
 
   void build_decoder() {
@@ -156,11 +164,10 @@ class TrainRun {
       plan.full = true;
       decoder_ = base_.decoder(plan);
     } else {
-      Start start = choose_start(job_);
-      lora_ = start.config;
+      lora_ = start_.config;
       decoder_ = base_.decoder(make_training_plan(lora_, base_.config(), seed));
       decoder_->initialize_adapters(seed, job_.adapter.init_lora_weights == LoraInit::kGaussian);
-      if (start.from) put_adapter(*start.from, *decoder_);
+      if (start_.from) put_adapter(*start_.from, *decoder_);
       lora_.target_modules.regex.clear();
       lora_.target_modules.names = target_names();
     }
@@ -188,14 +195,9 @@ class TrainRun {
   TrainerSettings trainer_settings() {
     TrainerSettings settings;
     settings.options = job_.train;
-    settings.batches = {job_.train.per_device_train_batch_size,
-                        job_.train.gradient_accumulation_steps,
-                        job_.data.packing,
-                        job_.data.max_length.value_or(base_.config().max_positions),
-                        job_.data.shuffle,
-                        static_cast<std::uint64_t>(job_.common.seed)};
+    settings.batches = batch_options(job_, base_.config());
     settings.output = output_;
-    settings.identity = identity();
+    settings.identity = identity_;
     settings.save_model = [this](const fs::path& folder) { save_model(folder); };
     return settings;
   }
@@ -227,19 +229,29 @@ class TrainRun {
     write_file_atomically(folder / "config.json", config.dump(2) + "\n");
   }
 
-  void write_card(const TrainingResult& result) const {
+  using Facts = std::vector<std::pair<std::string, std::string>>;
+
+  std::string card_name() const { return fs::absolute(output_ / ".").parent_path().filename().string(); }
+
+  Facts facts(const TrainingResult& result) const {
+    Facts facts = {{"rows", std::to_string(data_.train.size())},
+                   {"steps", std::to_string(result.steps)},
+                   {"epochs", fmt::format("{:g}", job_.train.num_train_epochs)},
+                   {"learning rate", fmt::format("{:g}", job_.train.learning_rate)},
+                   {"training loss", fmt::format("{:.4f}", result.train_loss)}};
+    if (result.eval_loss) facts.emplace_back("evaluation loss", fmt::format("{:.4f}", *result.eval_loss));
+    return facts;
+  }
+
+  void write_card(const fs::path& folder, const TrainingResult& result) const {
     ModelCard card;
-    card.name = output_.filename().string();
+    card.name = card_name();
     card.base_model = job_.model.model_name_or_path;
     card.method = job_.model.method == Method::kFull ? "full" : job_.model.method == Method::kLora ? "lora" : "qlora";
     for (const DatasetEntry& entry : job_.data.dataset) card.datasets.push_back(entry.path);
-    card.training = {{"rows", std::to_string(data_.train.size())},
-                     {"steps", std::to_string(result.steps)},
-                     {"epochs", fmt::format("{:g}", job_.train.num_train_epochs)},
-                     {"learning rate", fmt::format("{:g}", job_.train.learning_rate)},
-                     {"training loss", fmt::format("{:.4f}", result.train_loss)}};
-    if (result.eval_loss) card.results.emplace_back("evaluation loss", fmt::format("{:.4f}", *result.eval_loss));
-    write_file_atomically(output_ / "README.md", model_card(card));
+    card.training = facts(result);
+    if (result.eval_loss) card.results.push_back(card.training.back()), card.training.pop_back();
+    write_file_atomically(folder / "README.md", model_card(card));
   }
 
   int print(const Json& result) const {
@@ -260,18 +272,30 @@ class TrainRun {
   const TrainJob& job_;
   fs::path model_, output_;
   TrainingData data_;
-  at::Device device_;
   BaseModel base_;
+  AdapterStart start_;
+  Json identity_;
   LoraConfig lora_;
   std::unique_ptr<Decoder> decoder_;
 };
 
+int show_plan(const TrainJob& job, const AdapterStart& start, const TrainingData& data) {
+  const Json plan = plan_training(job, start, data);
+  std::printf("%s", job.common.json ? (plan.dump() + "\n").c_str() : plan_text(plan).c_str());
+  return 0;
+}
+
 }  // namespace
 
-int run_train(const TrainJob& job) {
+int run_train(const TrainJob& given) {
   watch_signals();
-  if (job.common.output_dir.empty()) throw UsageError("output_dir: name the folder that the adapter goes to");
-  return TrainRun(job).run();
+  if (given.common.output_dir.empty()) throw UsageError("output_dir: name the folder that the adapter goes to");
+  TrainJob job = given;
+  const fs::path model = model_folder_of(job.model);
+  AdapterStart start = resolve_adapter(job);
+  TrainingData data = open_training_data(job, model);
+  if (job.common.dry_run) return show_plan(job, start, data);
+  return TrainRun(job, std::move(start), std::move(data)).run();
 }
 
 }  // namespace qlora

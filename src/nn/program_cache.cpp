@@ -4,11 +4,16 @@
 
 namespace qlora {
 
+BatchShape bucket_shape(std::int64_t tokens, std::int64_t labelled) {
+  const std::int64_t bucket = token_bucket(tokens);
+  return {bucket, std::min(token_bucket(labelled), bucket)};
+}
+
 ProgramCache::ProgramCache(const std::vector<Block>& blocks, Pass pass, std::vector<Keep> keep, at::Device device)
     : blocks_(blocks), pass_(pass), keep_(std::move(keep)), device_(device) {}
 
 Program& ProgramCache::program_for(const Batch& batch) {
-  const BatchShape shape{batch.ids.size(0), std::min(token_bucket(batch.labelled.size(0)), batch.ids.size(0))};
+  const BatchShape shape = bucket_shape(batch.ids.size(0), batch.labelled.size(0));
   std::unique_ptr<Program>& program = programs_[{shape.tokens, shape.labelled}];
   if (program) return *program;
   program = std::make_unique<Program>(blocks_, shape, pass_, keep_);

@@ -112,6 +112,8 @@ std::optional<std::string> checkpoint_problem(const fs::path& folder) {
     const Json manifest = read_json(folder / kManifest);
     const Json& files = manifest.at("files");
     if (!files.contains(kState) || !files.contains(kOptimizer)) return std::string(kManifest) + " names no state";
+    const auto step = manifest.at("step").get<std::int64_t>();
+    if (step_of(folder).value_or(step) != step) return fmt::format("{} is of step {}", kManifest, step);
     for (const auto& [name, entry] : files.items()) {
       if (auto problem = file_problem(folder, name, entry)) return problem;
     }

@@ -50,6 +50,7 @@ SetLoss evaluate_loss(Decoder& decoder, const PreparedSet& set, std::int64_t bat
     done += packed.sequences();
     if (progress) progress(done);
   }
+  loss.arena_bytes = programs.arena_bytes();
   return loss;
 }
 

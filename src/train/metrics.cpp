@@ -1,13 +1,27 @@
 #include "qlora/train/metrics.h"
 
-#include <sstream>
-
 #include <fmt/format.h>
 
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 
 namespace qlora {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The tags are transformers': train/loss, eval/loss.
+TensorBoardFile::Scalars scalars_of(const Json& line) {
+  TensorBoardFile::Scalars scalars;
+  for (const auto& [name, value] : line.items()) {
+    if (name == "step" || !value.is_number()) continue;
+    const bool evaluation = name.starts_with("eval_");
+    scalars.emplace_back(evaluation ? "eval/" + name.substr(5) : "train/" + name, value.get<double>());
+  }
+  return scalars;
+}
+
+}  // namespace
 
 Json StepMetrics::to_json() const {
   return {{"step", step},
@@ -23,21 +37,35 @@ Json StepMetrics::to_json() const {
           {"memory_used_gib", memory_used_gib}};
 }
 
-MetricsFile::MetricsFile(const std::filesystem::path& path, std::int64_t keep_steps) : path_(path) {
-  std::string kept;
-  std::ifstream old(path);
-  for (std::string line; keep_steps > 0 && std::getline(old, line);) {
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);  // a killed run may leave half a line
-    if (json.is_object() && json.value("step", keep_steps + 1) <= keep_steps) kept += line + "\n";
+std::vector<Json> read_metrics(const fs::path& path) {
+  std::vector<Json> lines;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (json.is_object()) lines.push_back(std::move(json));
   }
-  old.close();
-  write_file_atomically(path, kept);
-  file_.open(path, std::ios::app);
+  return lines;
+}
+
+MetricsFile::MetricsFile(const fs::path& folder, std::int64_t keep_steps, bool tensorboard)
+    : path_(folder / "metrics.jsonl") {
+  const fs::path runs = folder / "runs";
+  fs::remove_all(runs);
+  if (tensorboard) events_.emplace(runs);
+  std::string kept;
+  for (const Json& line : read_metrics(path_)) {
+    if (line.value("step", keep_steps + 1) > keep_steps) continue;
+    kept += line.dump() + "\n";
+    if (events_) events_->write(line.at("step").get<std::int64_t>(), scalars_of(line), wall_clock());
+  }
+  write_file_atomically(path_, kept);
+  file_.open(path_, std::ios::app);
 }
 
 void MetricsFile::write(const Json& line) {
   file_ << line.dump() << '\n' << std::flush;
   if (!file_) throw RuntimeFailure(fmt::format("{}: cannot be written: is the disk full?", path_.string()));
+  if (events_) events_->write(line.at("step").get<std::int64_t>(), scalars_of(line), wall_clock());
 }
 
 std::string TrainerState::text() const {

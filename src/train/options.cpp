@@ -96,9 +96,9 @@ void declare_evaluation(Schema<T>& schema) {
 
 void declare_records(Schema<T>& schema) {
   schema.key("logging_steps", &T::logging_steps, "Steps between lines of metrics.jsonl.").at_least(1);
-  schema.key("report_to", &T::report_to, "Where metrics go beside metrics.jsonl.")
+  schema.key("report_to", &T::report_to, "Where metrics go beside metrics.jsonl. Unset: tensorboard, as runs/.")
       .one_of({"none", "tensorboard", "wandb", "mlflow"})
-      .not_built_yet({"tensorboard", "wandb", "mlflow"});
+      .not_built_yet({"wandb", "mlflow"});
   schema.key("save_strategy", &T::save_strategy, "When to save a checkpoint.")
       .choices({{"no", Strategy::kNo}, {"steps", Strategy::kSteps}, {"epoch", Strategy::kEpoch}});
   schema.key("save_steps", &T::save_steps, "Steps between checkpoints.").at_least(1);

@@ -1,8 +1,11 @@
 #include "qlora/train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 
+#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -25,9 +28,14 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// On the CPU memory is the machine's and time the scarcer, so nothing is made again unless asked.
-Keep keep_of(Checkpointing checkpointing) {
-  return checkpointing == Checkpointing::kOn ? Keep::kInputOnly : Keep::kAll;
+// A tenth of what is free is left to others.
+std::int64_t memory_budget(at::Device device) {
+  return free_memory(device) / 10 * 9;
+}
+
+bool is_out_of_memory(const c10::Error& error) {
+  return dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
+         std::string(error.what_without_backtrace()).find("can't allocate memory") != std::string::npos;
 }
 
 constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
@@ -59,21 +67,27 @@ Trainer::Trainer(Decoder& decoder, const PreparedSet& train, const PreparedSet* 
       settings_(std::move(settings)),
       optimizer_(decoder.parameters(), {settings_.options.adam_beta1, settings_.options.adam_beta2,
                                         settings_.options.adam_epsilon, settings_.options.weight_decay}),
-      batcher_(train, settings_.batches),
-      programs_(decoder.blocks(HeadKind::kLoss), Pass::kTraining,
-                uniform_keep(decoder.blocks(HeadKind::kLoss), keep_of(settings_.options.gradient_checkpointing)),
-                decoder.device()) {
-  total_ = total_steps(settings_.options, batcher_.steps_per_epoch());
-  warmup_ = warmup_steps(settings_.options, total_);
+      batcher_(train, settings_.batches) {
+  const TrainOptions& o = settings_.options;
+  total_ = total_steps(o, batcher_.steps_per_epoch());
+  warmup_ = warmup_steps(o, total_);
+  largest_ = largest_batches(train, settings_.batches, total_);
+  const auto& blocks = decoder.blocks(HeadKind::kLoss);
+  const Keep keep = choose_keep(o.gradient_checkpointing, blocks, largest_, memory_budget(decoder.device()));
+  programs_ = std::make_unique<ProgramCache>(blocks, Pass::kTraining, uniform_keep(blocks, keep), decoder.device());
+}
+
+std::vector<std::string> changed_keys(const Json& earlier, const Json& now) {
+  std::vector<std::string> changed;
+  for (const auto& [key, value] : now.items()) {
+    if (!earlier.contains(key) || earlier.at(key) != value) changed.push_back(key);
+  }
+  return changed;
 }
 
 void Trainer::resume(const fs::path& checkpoint) {
   const CheckpointState state = load_checkpoint(checkpoint);
-  const Json& identity = state.run.at("identity");
-  std::vector<std::string> changed;
-  for (const auto& [key, value] : settings_.identity.items()) {
-    if (!identity.contains(key) || identity.at(key) != value) changed.push_back(key);
-  }
+  const std::vector<std::string> changed = changed_keys(state.run.at("identity"), settings_.identity);
   if (!changed.empty()) {
     throw UsageError(fmt::format("{}: was written with another {}; resume_from_checkpoint: none starts anew",
                                  checkpoint.string(), fmt::join(changed, ", ")));
@@ -100,7 +114,8 @@ Json Trainer::write_run() const {
           {"best_score", best_score_ ? Json(*best_score_) : Json()},
           {"best_step", best_step_},
           {"evaluations_without_best", evaluations_without_best_},
-          {"last_evaluated", last_evaluated_},
+          {"evaluation_due", evaluation_due_},
+          {"stop_early", stop_early_},
           {"log_history", log_history_}};
 }
 
@@ -121,7 +136,8 @@ void Trainer::read_run(const Json& run) {
   best_score_ = optional("best_score");
   run.at("best_step").get_to(best_step_);
   run.at("evaluations_without_best").get_to(evaluations_without_best_);
-  run.at("last_evaluated").get_to(last_evaluated_);
+  run.at("evaluation_due").get_to(evaluation_due_);
+  run.at("stop_early").get_to(stop_early_);
   log_history_ = run.at("log_history");
   last_saved_ = step_;
 }
@@ -130,18 +146,48 @@ double Trainer::epoch_reached() const {
   return static_cast<double>(step_) / static_cast<double>(batcher_.steps_per_epoch());
 }
 
-double Trainer::allocated_gib() const {
+// Counts all that is held now, and `more_bytes` that were held meanwhile.
+void Trainer::note_memory(std::int64_t more_bytes) {
   const ParameterSet& p = decoder_.parameters();
-  const auto bytes = [](const at::Tensor& t) { return static_cast<double>(t.nbytes()); };
-  double total =
-      static_cast<double>(decoder_.store().bytes() + decoder_.store().scratch_bytes() + programs_.arena_bytes());
-  total += bytes(p.values()) + bytes(p.grads()) + bytes(optimizer_.first_moment()) + bytes(optimizer_.second_moment());
-  return total / kGib;
+  std::size_t bytes = p.values().nbytes() + p.grads().nbytes();
+  if (decoder_.dtype() != p.values().scalar_type())
+    bytes += static_cast<std::size_t>(p.size()) * c10::elementSize(decoder_.dtype());
+  bytes += optimizer_.first_moment().nbytes() + optimizer_.second_moment().nbytes();
+  const std::int64_t held = decoder_.store().bytes() + decoder_.store().scratch_bytes() + programs_->arena_bytes();
+  peak_bytes_ = std::max(peak_bytes_, held + static_cast<std::int64_t>(bytes) + more_bytes);
+}
+
+double Trainer::peak_gib() const {
+  return static_cast<double>(peak_bytes_) / kGib;
+}
+
+// Compiles for the largest batches, so that no later one needs more memory. On a GPU the first of them also runs, for
+// what is only taken then; its gradients are dropped, and its rows come again in their place.
+void Trainer::probe_memory() {
+  const PackedBatch& longest = largest_.front().batch;
+  try {
+    for (const LargestBatch& largest : largest_) {
+      const Batch batch = to_device_batch(largest.batch, 1, 0, /*training=*/true, decoder_.device());
+      Program& program = programs_->program_for(batch);
+      if (!decoder_.device().is_cpu()) program.run(batch);
+    }
+  } catch (const c10::Error& error) {
+    if (!is_out_of_memory(error)) throw;
+    throw OutOfMemory(
+        fmt::format("the longest batch of this run, {} rows with {} tokens, does not fit into memory: lower "
+                    "per_device_train_batch_size (and raise gradient_accumulation_steps), lower max_length, or set "
+                    "gradient_checkpointing: true",
+                    longest.sequences(), longest.tokens()));
+  }
 }
 
 TrainingResult Trainer::run() {
-  metrics_ = std::make_unique<MetricsFile>(settings_.output / "metrics.jsonl", step_);
+  const std::vector<std::string>& report_to = settings_.options.report_to;
+  const bool tensorboard = report_to.empty() || std::count(report_to.begin(), report_to.end(), "tensorboard") > 0;
+  metrics_ = std::make_unique<MetricsFile>(settings_.output, step_, tensorboard);
+  probe_memory();
   Progress progress("steps", total_);
+  evaluate_if_due();
   while (step_ < total_ && !stop_early_) {
     const std::int64_t epoch = batcher_.position().epoch;
     const StepRows rows = batcher_.next();
@@ -163,7 +209,7 @@ StepMetrics Trainer::step(const StepRows& rows) {
   for (std::size_t m = 0; m < rows.micro_batches.size(); ++m) {
     const Batch batch = to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(step_),
                                         /*training=*/true, decoder_.device());
-    Program& program = programs_.program_for(batch);
+    Program& program = programs_->program_for(batch);
     program.run(batch);
     loss += program.output().item<double>();
   }
@@ -180,17 +226,17 @@ StepMetrics Trainer::step(const StepRows& rows) {
   ++window_steps_;
   const double seconds = seconds_since(start);
   seconds_ += seconds;
-  return {step_,           epoch_reached(),   loss, norm, rate, rows.targets, rows.tokens, seconds,
-          allocated_gib(), peak_process_gib()};
+  note_memory(0);
+  return {step_, epoch_reached(), loss, norm, rate, rows.targets, rows.tokens, seconds, peak_gib(), peak_process_gib()};
 }
 
 // Runs the step's micro-batches once more, with checks, to say where it began.
 void Trainer::report_divergence(const StepRows& rows, double loss, double norm) {
-  std::string where = "the sum over micro-batches";
+  std::string where = "gradients of the parameters";
   for (std::size_t m = 0; m < rows.micro_batches.size(); ++m) {
     const Batch batch = to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(step_),
                                         /*training=*/true, decoder_.device());
-    const std::string found = programs_.program_for(batch).first_non_finite(batch);
+    const std::string found = programs_->program_for(batch).first_non_finite(batch);
     if (found.empty()) continue;
     std::vector<std::string> ids;
     for (const std::uint32_t row : rows.micro_batches[m]) ids.push_back(train_.row_id(row).dump());
@@ -225,12 +271,34 @@ bool Trainer::due(Strategy strategy, std::int64_t every, bool epoch_ended) const
 void Trainer::after_step(bool epoch_ended) {
   const TrainOptions& o = settings_.options;
   const bool last = step_ == total_;
-  if (eval_ != nullptr && due(o.eval_strategy, o.eval_steps.value_or(o.logging_steps), epoch_ended || last)) evaluate();
-  if (due(o.save_strategy, o.save_steps, epoch_ended) || ((last || stop_early_) && o.save_strategy != Strategy::kNo))
-    save();
-  if (!stop_requested()) return;
-  if (!last) save();
-  if (last) return;
+  evaluation_due_ =
+      eval_ != nullptr && due(o.eval_strategy, o.eval_steps.value_or(o.logging_steps), epoch_ended || last);
+  if (stop_requested() && (evaluation_due_ || !last)) stop();
+  evaluate_if_due();
+  const bool ended = (last || stop_early_) && o.save_strategy != Strategy::kNo;
+  if (ended || due(o.save_strategy, o.save_steps, epoch_ended)) save();
+  if (stop_requested() && !last && !stop_early_) stop();
+}
+
+// A signal during the evaluation leaves a checkpoint from which the run goes on with it.
+void Trainer::evaluate_if_due() {
+  if (!evaluation_due_) return;
+  try {
+    evaluate();
+  } catch (const Error&) {
+    if (stop_requested()) stop();
+    throw;
+  }
+  evaluation_due_ = false;
+  if (best_must_be_saved()) save();
+}
+
+bool Trainer::best_must_be_saved() const {
+  return settings_.options.load_best_model_at_end && best_step_ == step_;
+}
+
+void Trainer::stop() {
+  save();
   throw Error(stop_code(),
               fmt::format("stopped by a signal after step {} of {}; the same command resumes from checkpoint-{}", step_,
                           total_, step_));
@@ -246,8 +314,8 @@ bool Trainer::improves(double score) const {
 void Trainer::evaluate() {
   const auto start = Clock::now();
   const SetLoss loss = evaluate_loss(decoder_, *eval_, settings_.options.per_device_eval_batch_size);
+  note_memory(loss.arena_bytes);
   eval_loss_ = loss.mean();
-  last_evaluated_ = step_;
   Json line{{"step", step_}, {"epoch", epoch_reached()}, {"eval_loss", *eval_loss_}};
   if (settings_.on_eval) line.update(settings_.on_eval());
   const double seconds = seconds_since(start);
@@ -256,6 +324,11 @@ void Trainer::evaluate() {
   metrics_->write(line);
   log_history_.push_back(line);
   log_info("step {}/{}  eval_loss {:.4f}", step_, total_, *eval_loss_);
+  judge(line);
+}
+
+// Whether this evaluation is the best, and whether it is time to stop early.
+void Trainer::judge(const Json& line) {
   std::string metric = settings_.options.metric_for_best_model;
   if (!metric.starts_with("eval_")) metric = "eval_" + metric;
   if (!line.contains(metric)) {
@@ -320,6 +393,10 @@ TrainerState Trainer::trainer_state() const {
 void Trainer::load_best() {
   if (!best_score_ || best_step_ == step_) return;
   const fs::path best = settings_.output / fmt::format("checkpoint-{}", best_step_);
+  if (const auto problem = checkpoint_problem(best)) {
+    log_warning("{}: {}; the best model is lost, the last one is kept instead", best.string(), *problem);
+    return;
+  }
   decoder_.parameters().values().copy_(load_checkpoint(best).optimizer.values);
   decoder_.parameters().refresh_compute();
   log_info("the best model is that of step {}: {} {:.6g}", best_step_, settings_.options.metric_for_best_model,
@@ -335,7 +412,7 @@ TrainingResult Trainer::result() const {
   result.input_tokens = input_tokens_;
   result.seconds = seconds_;
   result.tokens_per_second = seconds_ > 0.0 ? static_cast<double>(input_tokens_) / seconds_ : 0.0;
-  result.memory_allocated_gib = allocated_gib();
+  result.memory_allocated_gib = peak_gib();
   result.memory_used_gib = peak_process_gib();
   return result;
 }

@@ -21,6 +21,15 @@ struct BaseSettings {
   at::ScalarType dtype = at::kFloat;
 };
 
+// What `qlora train` holds its base in. Throws UsageError for a device or dtype that is not there.
+BaseSettings base_settings(const TrainJob& job);
+
+// How many bytes of dequantized weights may stay, in the type that is computed in.
+std::int64_t dequantize_cache_bytes(at::Device device);
+
+// Complains of float16 over a checkpoint in bfloat16: its range is narrower, and large values become infinite.
+std::optional<std::string> dtype_problem(const ModelConfig& config, at::ScalarType dtype);
+
 class BaseModel {
  public:
   // Opens the folder and reads its config; weights come with the first decoder. Throws DataError and UsageError as

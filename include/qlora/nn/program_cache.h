@@ -9,6 +9,9 @@
 
 namespace qlora {
 
+// What a batch of so many tokens and labelled rows is compiled for.
+BatchShape bucket_shape(std::int64_t tokens, std::int64_t labelled);
+
 class ProgramCache {
  public:
   // `blocks` must outlive the cache. `keep`: one policy a block.

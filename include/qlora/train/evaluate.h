@@ -17,7 +17,8 @@ struct RowLoss {
 
 struct SetLoss {
   std::vector<RowLoss> rows;  // in the set's order
-  double mean() const;        // over all tokens; 0 where there is none
+  std::int64_t arena_bytes = 0;
+  double mean() const;  // over all tokens; 0 where there is none
 };
 
 // Runs the set in its order, `batch_size` rows at a time. `progress` hears of the rows done so far; may be empty.

@@ -4,9 +4,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "qlora/core/json.h"
+#include "qlora/formats/tensorboard.h"
 
 namespace qlora {
 
@@ -25,15 +28,22 @@ struct StepMetrics {
   Json to_json() const;
 };
 
-// metrics.jsonl, appended line by line. `keep_steps`: lines of a resumed run beyond that step are cut off first.
+// The lines of a metrics.jsonl; what is no JSON object (a killed run may leave half a line) is passed over.
+std::vector<Json> read_metrics(const std::filesystem::path& path);
+
+// metrics.jsonl, appended line by line, and beside it the same as TensorBoard events under runs/.
 class MetricsFile {
  public:
-  MetricsFile(const std::filesystem::path& path, std::int64_t keep_steps);
+  // Lines of an earlier run beyond `keep_steps` are cut off; events are written anew from those that are kept, so no
+  // step is there twice.
+  MetricsFile(const std::filesystem::path& folder, std::int64_t keep_steps, bool tensorboard);
+  // Throws RuntimeFailure naming the file.
   void write(const Json& line);
 
  private:
   std::filesystem::path path_;
   std::ofstream file_;
+  std::optional<TensorBoardFile> events_;
 };
 
 // trainer_state.json as transformers writes it: two-space indent, sorted keys.

@@ -45,7 +45,7 @@ struct TrainOptions {
   std::vector<std::string> eval_tasks;
 
   int64_t logging_steps = 10;
-  std::vector<std::string> report_to;  // empty: metrics.jsonl alone
+  std::vector<std::string> report_to;  // empty: tensorboard
 
   Strategy save_strategy = Strategy::kSteps;
   int64_t save_steps = 500;

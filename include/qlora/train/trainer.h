@@ -12,6 +12,7 @@
 #include "qlora/models/decoder.h"
 #include "qlora/nn/program_cache.h"
 #include "qlora/train/checkpoint.h"
+#include "qlora/train/memory.h"
 #include "qlora/train/metrics.h"
 #include "qlora/train/optimizer.h"
 #include "qlora/train/options.h"
@@ -22,7 +23,7 @@ struct TrainerSettings {
   TrainOptions options;
   BatchOptions batches;
   std::filesystem::path output;
-  Json identity;  // what a checkpoint must agree on: the data's fingerprint, the resolved config
+  Json identity;  // what a checkpoint must agree on, by name: the data's fingerprint, the resolved config
   // Writes the model (adapter, or all weights) and what goes with it into a folder.
   std::function<void(const std::filesystem::path&)> save_model;
   // Further scores of an evaluation, by name ("eval_spider_execution"); may be empty.
@@ -40,6 +41,9 @@ struct TrainingResult {
   Json to_json(const std::string& output_dir) const;
 };
 
+// The keys in which a run differs from an earlier one of this identity.
+std::vector<std::string> changed_keys(const Json& earlier, const Json& now);
+
 // How many optimizer steps a run takes: max_steps, else the epochs' (a part of an epoch is rounded up).
 std::int64_t total_steps(const TrainOptions& options, std::int64_t steps_per_epoch);
 
@@ -53,23 +57,30 @@ class Trainer {
 
   // Runs to the end. Throws Diverged (no update, no checkpoint of that step) at NaN or Inf, and Error with the signal's
   // code after SIGINT or SIGTERM, once a checkpoint is written.
+  // The batch that needs most memory is tried before the first step: OutOfMemory then says what to change.
   TrainingResult run();
 
   TrainerState trainer_state() const;
   std::int64_t steps_done() const { return step_; }
 
  private:
+  void probe_memory();
   StepMetrics step(const StepRows& rows);
   [[noreturn]] void report_divergence(const StepRows& rows, double loss, double norm);
   void log(const StepMetrics& metrics);
   void evaluate();
+  void judge(const Json& line);
   bool improves(double score) const;
   void save();
   void after_step(bool epoch_ended);
+  void evaluate_if_due();
+  bool best_must_be_saved() const;
+  [[noreturn]] void stop();
   bool due(Strategy strategy, std::int64_t every, bool epoch_ended) const;
   void load_best();
   double epoch_reached() const;
-  double allocated_gib() const;
+  void note_memory(std::int64_t more_bytes);
+  double peak_gib() const;
   TrainingResult result() const;
 
   Decoder& decoder_;
@@ -78,7 +89,8 @@ class Trainer {
   TrainerSettings settings_;
   AdamW optimizer_;
   Batcher batcher_;
-  ProgramCache programs_;
+  std::vector<LargestBatch> largest_;
+  std::unique_ptr<ProgramCache> programs_;
   std::unique_ptr<MetricsFile> metrics_;
 
   // What a checkpoint keeps (write_run, read_run).
@@ -91,9 +103,12 @@ class Trainer {
   std::int64_t window_steps_ = 0;
   std::optional<double> eval_loss_, best_score_;
   std::int64_t best_step_ = 0, evaluations_without_best_ = 0;
-  std::int64_t last_saved_ = -1, last_evaluated_ = -1;
-  Json log_history_ = Json::array();
+  bool evaluation_due_ = false;  // a signal came before it
   bool stop_early_ = false;
+  Json log_history_ = Json::array();
+
+  std::int64_t last_saved_ = -1;
+  std::int64_t peak_bytes_ = 0;
 };
 
 }  // namespace qlora

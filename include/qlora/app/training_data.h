@@ -1,0 +1,24 @@
+// The rows that `qlora train` works on.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "qlora/app/options.h"
+#include "qlora/data/prepared_set.h"
+
+namespace qlora {
+
+struct TrainingData {
+  PreparedSet train;
+  std::optional<PreparedSet> eval;
+  std::string fingerprint;
+  std::optional<std::string> chat_template;  // what rows were rendered with
+};
+
+// Prepared now, or opened from prepared_dir. Throws as prepare_data and check_prepared; DataError where
+// eval_strategy asks for evaluations and there is no row for them.
+TrainingData open_training_data(const TrainJob& job, const std::filesystem::path& model);
+
+}  // namespace qlora

@@ -1,0 +1,52 @@
+#include "qlora/app/training_data.h"
+
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+#include "qlora/data/prepare.h"
+
+namespace qlora {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::optional<std::string> template_of(const RowEncoder& encoder) {
+  return encoder.chat_template() == nullptr ? std::nullopt : std::optional(encoder.chat_template()->source());
+}
+
+TrainingData open_data_of(const TrainJob& job, const fs::path& model) {
+  const auto seed = static_cast<std::uint64_t>(job.common.seed);
+  if (!job.data.prepared_dir.empty()) {
+    OpenedData opened = open_prepared(job.data.prepared_dir);
+    check_prepared(opened, model, job.data, seed);
+    const std::string fingerprint =
+        read_json(fs::path(job.data.prepared_dir) / "manifest.json").at("fingerprint").get<std::string>();
+    const auto tmpl = load_chat_template(model);
+    return {std::move(opened.train), std::move(opened.eval), fingerprint,
+            tmpl ? std::optional(tmpl->source()) : std::nullopt};
+  }
+  const DataSources sources = open_data(job.data, seed);
+  std::vector<const Dataset*> datasets{&sources.train};
+  if (sources.eval) datasets.push_back(&*sources.eval);
+  const RowEncoder encoder(model, job.data, datasets);
+  PreparedData data = prepare_data(sources, encoder, read_model_limits(model), seed);
+  for (const std::string& warning : data.warnings) log_warning("{}", warning);
+  const RowCounts& counts = data.train.counts;
+  log_info("{} of {} rows, {} tokens, {} of them labelled", counts.rows_kept, counts.rows_in, counts.tokens,
+           counts.label_tokens);
+  TrainingData result{std::move(data.train.rows), {}, data.fingerprint(), template_of(encoder)};
+  if (data.eval) result.eval = std::move(data.eval->rows);
+  return result;
+}
+
+}  // namespace
+
+TrainingData open_training_data(const TrainJob& job, const fs::path& model) {
+  TrainingData data = open_data_of(job, model);
+  if (data.train.empty()) throw DataError("dataset: no row is left to train on");
+  if (job.train.eval_strategy != Strategy::kNo && (!data.eval || data.eval->empty())) {
+    throw DataError("eval_strategy: there is no evaluation row; name an eval_dataset, set val_size, or choose no");
+  }
+  return data;
+}
+
+}  // namespace qlora
