@@ -15,7 +15,7 @@ from chat_template_snippets import SNIPPETS, VARIABLES
 
 BUILD = os.environ.get("QLORA_BUILD", "build/cpu")
 DATA = os.environ.get("QLORA_TEST_DATA", os.path.expanduser("~/.cache/qlora/test-data"))
-PROBE = os.environ.get("QLORA_PROBE_RENDER", os.path.join(BUILD, "probe_render_template"))
+PROBE = os.environ.get("QLORA_PROBE_RENDER", os.path.join(BUILD, "tests", "probe_render_template"))
 CONVERSATIONS = int(os.environ.get("QLORA_CONVERSATIONS", "240"))
 
 TEXTS = [

@@ -10,7 +10,7 @@ import tempfile
 
 BUILD = pathlib.Path(os.environ["QLORA_BUILD"])
 DATA = pathlib.Path(os.environ.get("QLORA_TEST_DATA", pathlib.Path.home() / ".cache/qlora/test-data"))
-PROBE = BUILD / "probe_spider_score"
+PROBE = BUILD / "tests" / "probe_spider_score"
 COLUMNS = ("hardness", "parsed", "exact", "execution")
 
 
