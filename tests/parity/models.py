@@ -1,5 +1,6 @@
 """Small random models in Hugging Face layout, the rows that parity tests run on, and how both programs are called."""
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import warnings
 from pathlib import Path
 
 os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore")
 
 import numpy  # noqa: E402

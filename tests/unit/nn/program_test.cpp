@@ -2,6 +2,7 @@
 #include "qlora/nn/program.h"
 
 #include <limits>
+#include <set>
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
@@ -21,7 +22,9 @@ constexpr std::int64_t kHidden = 8, kWide = 24, kVocabulary = 13, kTokens = 16, 
 // Layers of norm, projection, activation and projection with a residual: the MLP half of a decoder.
 class Programs : public testing::Test {
  protected:
-  Programs() : store_(at::kCPU, at::kDouble, WeightPolicy{}) {
+  // `plain`: projections without an adapter.
+  explicit Programs(std::set<std::string> plain = {})
+      : plain_(std::move(plain)), store_(at::kCPU, at::kDouble, WeightPolicy{}) {
     at::manual_seed(5);
     blocks_.emplace_back().add(
         std::make_shared<Embedding>(weight("embedding", {kVocabulary, kHidden}), kHidden, at::kDouble), {});
@@ -31,9 +34,14 @@ class Programs : public testing::Test {
         std::make_shared<const Head>(norm, weight("head", {kVocabulary, kHidden}), kVocabulary, at::kDouble);
     blocks_.emplace_back().add(std::make_shared<LossHead>(head), {Block::kInput});
     parameters_.allocate(at::kCPU, at::kDouble);
-    parameters_.values().copy_(at::randn({parameters_.size()}, at::kDouble));
+    for (const ParameterInfo& info : parameters_.infos()) {
+      const at::Tensor places = at::arange(info.size(), at::kDouble) + info.size();
+      value(info.name).copy_(at::sin(places).view(info.shape));
+    }
     parameters_.refresh_compute();
   }
+
+  at::Tensor value(const std::string& name) const { return parameters_.value(*parameters_.find(name)); }
 
   Weight weight(const std::string& name, const Shape& shape) {
     const Weight weight = Weight::frozen(store_, store_.add({{name, shape, false}}));
@@ -42,6 +50,10 @@ class Programs : public testing::Test {
   }
 
   std::shared_ptr<Operation> projection(const std::string& name, std::int64_t in, std::int64_t out, bool residual) {
+    if (plain_.contains(name)) {
+      Projection::Spec bare{in, out, weight(name, {out, in}), {}, {}, residual};
+      return std::make_shared<Projection>(std::move(bare), parameters_, at::kDouble);
+    }
     LoraSegment adapter;
     adapter.out = out;
     adapter.rank = 2;
@@ -80,6 +92,7 @@ class Programs : public testing::Test {
     return program.output().item<double>();
   }
 
+  std::set<std::string> plain_;
   WeightStore store_;
   ParameterSet parameters_;
   std::vector<Block> blocks_;
@@ -142,9 +155,42 @@ TEST_F(Programs, NameTheFirstInstructionThatIsNotFinite) {
   Program program = compiled(Keep::kAll);
   run(program);
   EXPECT_EQ(program.first_non_finite(batch_), "");
-  parameters_.value(*parameters_.find("layer1.up.b"))[3][1] = std::numeric_limits<double>::infinity();
+  value("layer1.up.b")[3][1] = std::numeric_limits<double>::infinity();
   parameters_.refresh_compute();
   EXPECT_THAT(program.first_non_finite(batch_), testing::HasSubstr("forward of projection in block 2"));
+}
+
+class AllAdapted : public Programs {
+ public:
+  void TestBody() override {}
+  using Programs::compiled;
+  using Programs::parameters_;
+  using Programs::run;
+  using Programs::value;
+};
+
+class SomeAdapted : public Programs {
+ protected:
+  SomeAdapted() : Programs({"layer1.down", "layer2.up"}) {}
+};
+
+// A plain projection's backward pass does not read its input, so has no buffer of it to write the gradient over.
+TEST_F(SomeAdapted, PassGradientsThroughPlainProjections) {
+  AllAdapted all;
+  for (const char* name : {"layer1.down.b", "layer2.up.b"}) all.value(name).zero_();
+  Program reference = all.compiled(Keep::kAll);
+  const double loss = all.run(reference);
+  for (const Keep keep : {Keep::kAll, Keep::kExpensive, Keep::kInputOnly}) {
+    parameters_.zero_grad();
+    Program program = compiled(keep);
+    EXPECT_NEAR(run(program), loss, 1e-12);
+    for (const ParameterInfo& info : parameters_.infos()) {
+      const at::Tensor expected = all.parameters_.grad(*all.parameters_.find(info.name));
+      const at::Tensor ours = parameters_.grad(*parameters_.find(info.name));
+      EXPECT_LT((ours - expected).abs().max().item<double>(), 1e-12) << info.name;
+      EXPECT_GT(expected.abs().max().item<double>(), 1e-6) << info.name;
+    }
+  }
 }
 
 TEST_F(Programs, RefuseAnArenaThatIsTooSmall) {
