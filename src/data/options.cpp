@@ -34,13 +34,12 @@ void declare_rows(Schema<DataOptions>& schema) {
            "Part of `dataset` that evaluates instead of training: a share below 1, or a number of rows.")
       .at_least(0)
       .synonyms({"val_set_size", "validation_split"});
-  schema.key("prepared_dir", &D::prepared_dir, "A folder that `qlora prepare` wrote, instead of `dataset`.");
+  schema.key("prepared_dir", &D::prepared_dir,
+             "A folder that `qlora prepare` wrote: its rows are taken, after a check that `dataset`, where it is given "
+             "too, still prepares to them.");
   schema.key("shuffle", &D::shuffle, "Shuffle the rows of each epoch; false: the file's order.");
   schema.rule("val_size", [](const D& d) -> std::string {
     return d.val_size > 0 && !d.eval_dataset.empty() ? "contradicts eval_dataset: give one of them" : "";
-  });
-  schema.rule("prepared_dir", [](const D& d) -> std::string {
-    return !d.prepared_dir.empty() && !d.dataset.empty() ? "contradicts dataset: give one of them" : "";
   });
 }
 
