@@ -1,8 +1,6 @@
 // The headers that every file with tensors needs. Narrow ATen headers: torch/torch.h costs 13 s a file.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -14,3 +12,5 @@
 #include <unordered_map>
 #include <utility>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
