@@ -168,8 +168,7 @@ class TrainRun {
       decoder_ = base_.decoder(make_training_plan(lora_, base_.config(), seed));
       decoder_->initialize_adapters(seed, job_.adapter.init_lora_weights == LoraInit::kGaussian);
       if (start_.from) put_adapter(*start_.from, *decoder_);
-      lora_.target_modules.regex.clear();
-      lora_.target_modules.names = target_names();
+      lora_.target_modules = {target_names(), ""};
     }
     const std::int64_t trained = decoder_->parameters().size();
     log_info("training {} of {} parameters ({})", trained, total_parameters(), percent(trained, total_parameters()));
@@ -177,7 +176,7 @@ class TrainRun {
 
   // What was targeted, by names that PEFT reads: the config's own list, or the linears that carry an adapter.
   std::vector<std::string> target_names() const {
-    if (!job_.adapter.lora_target_modules.names.empty()) return job_.adapter.lora_target_modules.names;
+    if (!lora_.target_modules.names.empty()) return lora_.target_modules.names;
     if (lora_.target_modules.all_linear()) return expand_all_linear(linear_names(base_.config()), "lm_head");
     std::vector<std::string> names;
     for (const AdapterPlace& place : decoder_->adapters()) names.push_back(place.linear);
