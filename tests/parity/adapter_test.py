@@ -1,0 +1,144 @@
+"""Adapters between qlora and PEFT, in both directions, and merged models loaded by transformers."""
+import tempfile
+from pathlib import Path
+
+# First: it quietens the packages below.
+from models import (Comparison, encoded_rows, load_model, logits_difference, logits_of, make_model, our_row_losses, probe,
+                    random_rows, reference_logits, row_losses, run_qlora, worst_relative, write_rows)
+
+import peft
+import safetensors.torch
+import torch
+
+LENGTHS = [1, 4, 17, 40, 9]
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+VARIANTS = {
+    "a list of names": dict(r=8, lora_alpha=12, target_modules=["q_proj", "v_proj", "down_proj"]),
+    "all-linear": dict(r=4, lora_alpha=8, target_modules="all-linear"),
+    "rank and alpha patterns": dict(r=4, lora_alpha=8, target_modules=ALL, alpha_pattern={"o_proj": 3, "1.mlp.up_proj": 32},
+                                    rank_pattern={"q_proj": 2, "layers.1.mlp.up_proj": 7, "down_proj": 9}),
+    "rank-stabilized": dict(r=9, lora_alpha=6, target_modules=ALL, use_rslora=True),
+    "a regular expression": dict(r=4, lora_alpha=8, target_modules=r".*\.[02]\.self_attn\.(q|o)_proj"),
+    "some layers": dict(r=4, lora_alpha=8, target_modules=["k_proj", "up_proj"], layers_to_transform=[0, 2]),
+}
+
+
+def write_adapter(base, folder, seed, **config):
+    """A PEFT adapter with random A and B."""
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(load_model(base), peft.LoraConfig(task_type="CAUSAL_LM", **config))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.08)
+    model.save_pretrained(folder)
+    return folder
+
+
+def with_adapter(base, adapter):
+    return peft.PeftModel.from_pretrained(load_model(base), adapter).eval()
+
+
+def train(model, data, folder, *arguments):
+    run_qlora("train", "--model_name_or_path", model, "--dataset", data, "--output_dir", folder, "--max_steps", 8,
+              "--per_device_train_batch_size", 4, "--learning_rate", 2e-2, "--lora_r", 6, "--lora_alpha", 9, "--dtype",
+              "float32", "--save_strategy", "no", "--device", "cpu", "--quiet", *arguments)
+    return folder
+
+
+def merge(model, output, adapters, *arguments):
+    flags = [part for adapter in adapters for part in ("--adapter", adapter)]
+    run_qlora("merge", "--model_name_or_path", model, *flags, "--output_dir", output, "--quiet", *arguments)
+    return output
+
+
+def compare_ours(compare, name, model, data, folder):
+    """Adapters that qlora trained, loaded by PEFT."""
+    rows = random_rows(LENGTHS)
+    encoded = encoded_rows(model, data, 24)
+    lora = train(model, data, folder / "lora", "--method", "lora")
+    reference = with_adapter(model, lora)
+    base = reference_logits(load_model(model), rows)
+    want = reference_logits(reference, rows)
+    compare.check(logits_difference(want, base) > 1e-2, f"{name}: training moved the logits by {logits_difference(want, base):.2f}")
+    compare.within(f"{name}: our adapter in PEFT, logits", logits_difference(logits_of(model, rows, adapter=str(lora)), want), 1e-5)
+    losses = our_row_losses(model, data, folder, "--adapter", lora)
+    compare.within(f"{name}: our adapter in PEFT, eval's losses", worst_relative(losses, row_losses(reference, encoded)), 1e-5)
+    some = train(model, data, folder / "some", "--method", "lora", "--lora_target_modules", "o_proj,up_proj")
+    compare.within(f"{name}: our adapter of two linears in PEFT",
+                   logits_difference(logits_of(model, rows, adapter=str(some)), reference_logits(with_adapter(model, some), rows)), 1e-5)
+    return lora
+
+
+def compare_peft(compare, name, model, folder):
+    """Adapters that PEFT wrote, loaded by qlora; and merged, the folder loaded by transformers."""
+    rows = random_rows(LENGTHS)
+    for number, (variant, config) in enumerate(VARIANTS.items()):
+        adapter = write_adapter(model, folder / f"peft-{number}", number, **config)
+        want = reference_logits(with_adapter(model, adapter), rows)
+        compare.within(f"{name}: PEFT's adapter, {variant}", logits_difference(logits_of(model, rows, adapter=str(adapter)), want), 1e-5)
+        merged = merge(model, folder / f"merged-{number}", [adapter])
+        compare.within(f"{name}: merged folder, {variant}", logits_difference(reference_logits(load_model(merged), rows), want), 1e-5)
+
+
+def compare_zero_merge(compare, name, model, folder):
+    """Merging an adapter whose B is zero changes no byte of any tensor."""
+    config = peft.LoraConfig(r=4, target_modules=ALL, task_type="CAUSAL_LM")
+    peft.get_peft_model(load_model(model), config).save_pretrained(folder / "zero")
+    merged = merge(model, folder / "zero-merged", [folder / "zero"])
+    read = lambda where: {k: v for f in where.glob("*.safetensors") for k, v in safetensors.torch.load_file(f).items()}
+    before, after = read(model), read(merged)
+    same = before.keys() == after.keys() and all(
+        before[k].dtype == after[k].dtype and before[k].view(torch.uint8).equal(after[k].view(torch.uint8)) for k in before)
+    compare.check(same, f"{name}: merging zeros leaves {len(before)} tensors of {next(iter(before.values())).dtype} as they were")
+
+
+def compare_two(compare, name, model, folder):
+    rows = random_rows(LENGTHS)
+    first, second = folder / "peft-0", folder / "peft-3"
+    reference = peft.PeftModel.from_pretrained(load_model(model), first, adapter_name="first")
+    reference.load_adapter(second, adapter_name="second")
+    reference.add_weighted_adapter(["first", "second"], [0.75, 0.5], "both", combination_type="cat")
+    reference.set_adapter("both")
+    merged = merge(model, folder / "two", [f"{first}=0.75", f"{second}=0.5"])
+    compare.within(f"{name}: two adapters merged 0.75 : 0.5", logits_difference(reference_logits(load_model(merged), rows),
+                                                                              reference_logits(reference.eval(), rows)), 1e-5)
+
+
+def compare_quantized(compare, name, model, data, folder):
+    """An adapter trained over 4 bits: over our dequantized weights in PEFT, and merged into them."""
+    rows = random_rows(LENGTHS)
+    adapter = train(model, data, folder / "qlora", "--method", "qlora")
+    merge_dequantized = ("--merge_into", "dequantized", "--dtype", "float32")
+    dequantized = merge(model, folder / "dequantized", [folder / "zero"], *merge_dequantized)
+    want = reference_logits(with_adapter(dequantized, adapter), rows)
+    ours = logits_of(model, rows, adapter=str(adapter), quantize=True)
+    compare.within(f"{name}: adapter over 4 bits, PEFT over our dequantized weights", logits_difference(ours, want), 1e-5)
+    merged = merge(model, folder / "merged", [adapter], *merge_dequantized)
+    compare.within(f"{name}: merged into the dequantized base", logits_difference(reference_logits(load_model(merged), rows), want), 1e-5)
+    compare.check(logits_difference(ours, logits_of(model, rows, adapter=str(adapter))) > 1e-3, f"{name}: 4 bits differ from 16")
+    prompts = [ids[:len(ids) // 2] for ids, _ in encoded_rows(model, data, 12)]
+    options = {"max_new_tokens": 48}
+    before = probe("generate", model, prompts=prompts, options=options, adapter=str(adapter), quantize=True)
+    after = probe("generate", merged, prompts=prompts, options=options)
+    compare.check(before == after, f"{name}: merged, the same 48 greedy tokens of {len(prompts)} prompts as adapter over 4 bits")
+
+
+def main():
+    compare = Comparison()
+    with tempfile.TemporaryDirectory() as temporary:
+        data = write_rows(Path(temporary) / "rows.jsonl", 24)
+        for kind in ("qwen2", "llama"):
+            folder = Path(temporary) / kind
+            model = make_model(folder / "model", kind)
+            compare_ours(compare, kind, model, data, folder)
+            compare_peft(compare, kind, model, folder)
+            compare_zero_merge(compare, kind, model, folder)
+            compare_two(compare, kind, model, folder)
+            compare_quantized(compare, kind, model, data, folder)
+            bf16 = make_model(folder / "bf16", kind, dtype=torch.bfloat16, shard="200KB")
+            compare_zero_merge(compare, f"{kind} bfloat16", bf16, folder / "bf16-out")
+    compare.finish()
+
+
+main()
