@@ -33,7 +33,6 @@ qlora_system_library(openssl::crypto crypto openssl/evp.h)
 qlora_system_library(sqlite::sqlite sqlite3 sqlite3.h)
 target_link_libraries(sqlite::sqlite INTERFACE Threads::Threads ${CMAKE_DL_LIBS} m)
 target_link_libraries(openssl::crypto INTERFACE Threads::Threads ${CMAKE_DL_LIBS})
-qlora_system_library(zstd::zstd zstd zstd.h)
 
 find_path(QLORA_INC_CLI11 CLI/CLI.hpp REQUIRED)
 add_library(cli11::cli11 INTERFACE IMPORTED GLOBAL)

@@ -260,7 +260,8 @@ void Program::bind(const at::Tensor& arena) {
     if (view.buffer < 0) return at::Tensor();
     std::byte* data = base + buffers_[static_cast<std::size_t>(view.buffer)].offset;
     // With its device said, CUDA is not asked whose memory it is: an empty view may lie one past the arena's end.
-    return at::from_blob(data, view.shape, [](void*) {}, arena.options().dtype(view.dtype), arena.device());
+    return at::from_blob(
+        data, view.shape, [](void*) {}, arena.options().dtype(view.dtype), arena.device());
   };
   const auto resolve_all = [&](const std::vector<BoundView>& views) {
     std::vector<at::Tensor> tensors;
