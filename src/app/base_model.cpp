@@ -13,17 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string dtype_name(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kBFloat16:
-      return "bfloat16";
-    case at::kHalf:
-      return "float16";
-    default:
-      return "float32";
-  }
-}
-
 WeightPolicy policy_of(const BaseSettings& settings) {
   return {settings.quantize, settings.nested, dequantize_cache_bytes(settings.device)};
 }
@@ -73,11 +62,24 @@ AdapterRecord BaseModel::record() const {
           folder_.weights_identity()};
 }
 
-void BaseModel::compare(const LoraAdapter& adapter, const std::string& name) const {
+void warn_of_another_base(const LoraAdapter& adapter, const std::string& name, const ModelFolder& base) {
   if (!adapter.record) {
     log_warning("{}: holds no record of its base and quantization; settings are taken from the command", name);
-  } else if (adapter.record->base_weights != folder_.weights_identity()) {
-    log_warning("{}: was trained on another base than {}: the weights differ", name, folder_.path().string());
+  } else if (adapter.record->base_weights != base.weights_identity()) {
+    log_warning("{}: was trained on another base than {}: the weights differ", name, base.path().string());
+  }
+}
+
+const char* dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    case at::kDouble:
+      return "float64";
+    default:
+      return "float32";
   }
 }
 

@@ -100,7 +100,7 @@ class ModelEvaluation {
     if (job_.eval.baseline || adapters_.empty()) add_run("base", "", *base_->decoder(TrainingPlan{}));
     for (std::size_t i = 0; i < adapters_.size(); ++i) {
       const fs::path folder = job_.eval.adapter[i];
-      base_->compare(adapters_[i], folder.string());
+      warn_of_another_base(adapters_[i], folder.string(), base_->folder());
       const auto decoder = base_->decoder(adapters_[i], 0);
       add_run(name_of(folder), folder.string(), *decoder);
     }

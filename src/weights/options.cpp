@@ -2,8 +2,8 @@
 #include "qlora/weights/options.h"
 
 #include <filesystem>
-#include <regex>
 
+#include "qlora/core/hub_name.h"
 #include "qlora/core/schema.h"
 
 namespace qlora {
@@ -11,10 +11,7 @@ namespace {
 
 // What is neither a folder nor looks like a path is a name on the Hub.
 std::string hub_model(const std::string& name) {
-  static const std::regex kHubId("[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+");
-  // std::regex goes one call deeper for each character.
-  constexpr size_t kLongest = 200;
-  if (name.size() > kLongest || !std::regex_match(name, kHubId) || std::filesystem::exists(name)) return "";
+  if (!is_hub_name(name) || std::filesystem::exists(name)) return "";
   return "\"" + name + "\" is no folder here, and fetching a model from the Hub";
 }
 

@@ -48,8 +48,6 @@ class BaseModel {
 
   // What an adapter trained here notes of its base.
   AdapterRecord record() const;
-  // Warns where an adapter notes another base than this one, or none at all.
-  void compare(const LoraAdapter& adapter, const std::string& name) const;
 
  private:
   ModelFolder folder_;
@@ -58,6 +56,13 @@ class BaseModel {
   std::shared_ptr<WeightStore> store_;
   bool loaded_ = false;
 };
+
+// Warns where an adapter, by its own record, was trained on another base than `base`, or records none. `name`: the
+// adapter's folder, for the message.
+void warn_of_another_base(const LoraAdapter& adapter, const std::string& name, const ModelFolder& base);
+
+// As config.json names it.
+const char* dtype_name(at::ScalarType dtype);
 
 // UsageError where the name is empty or a Hub id that is not there.
 std::filesystem::path model_folder_of(const ModelOptions& options);

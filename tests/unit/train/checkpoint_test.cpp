@@ -14,9 +14,6 @@ namespace qlora {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::read_bytes;
-using testing::TemporaryFolder;
-using testing::write_bytes;
 
 CheckpointState state_of(std::int64_t step) {
   const at::Tensor values = at::arange(40, at::kFloat).mul(0.1).add(static_cast<double>(step));
