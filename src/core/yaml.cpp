@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include <spdlog/fmt/fmt.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include "qlora/core/error.h"
@@ -64,18 +65,39 @@ bool is_plain(const std::string& text) {
   return true;
 }
 
+// Hears where documents begin, and nothing else.
+class DocumentStart : public YAML::EventHandler {
+ public:
+  std::optional<YAML::Mark> mark;
+
+  void OnDocumentStart(const YAML::Mark& begin) override { mark = begin; }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+// Not by YAML::LoadAll: where text follows a document that begins none ("a: 1\n]"), it goes on for ever.
+void refuse_more_than_one_document(const std::string& text, const std::string& origin) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  DocumentStart first, second;
+  if (!parser.HandleNextDocument(first) || !parser.HandleNextDocument(second)) return;
+  const YAML::Mark mark = second.mark.value_or(YAML::Mark());
+  throw UsageError(
+      fmt::format("{}:{}:{}: the document has ended, and more follows", origin, mark.line + 1, mark.column + 1));
+}
+
 }  // namespace
 
 Value parse_yaml(const std::string& text, const std::string& origin) {
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.empty()) return Value();
-    if (documents.size() > 1) {
-      const YAML::Mark mark = documents[1].Mark();
-      throw UsageError(
-          fmt::format("{}:{}:{}: a second document; a config is one", origin, mark.line + 1, mark.column + 1));
-    }
-    return Converter(origin).convert(documents[0]);
+    refuse_more_than_one_document(text, origin);
+    return Converter(origin).convert(YAML::Load(text));
   } catch (const YAML::Exception& error) {
     throw UsageError(
         fmt::format("{}:{}:{}: not YAML: {}", origin, error.mark.line + 1, error.mark.column + 1, error.msg));

@@ -35,7 +35,8 @@ def no_file_above(size):
     return limit
 
 
-class TrainTest(unittest.TestCase):
+class TrainRuns(unittest.TestCase):
+    """What tests of training share: a tiny model, rows, and ways to start, end and compare runs."""
     @classmethod
     def setUpClass(cls):
         cls.root = pathlib.Path(tempfile.mkdtemp(prefix="qlora-train-"))
@@ -74,7 +75,8 @@ class TrainTest(unittest.TestCase):
         log = out / "metrics.jsonl"
         logged = lambda: log.read_text().count('"loss"') if log.exists() else 0
         before = logged()
-        process = subprocess.Popen(tiny_model.command("train", *self.flags(out, **keys)), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(tiny_model.command("train", *self.flags(out, **keys)), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
             if logged() != before and logged() >= at_step:
@@ -85,6 +87,14 @@ class TrainTest(unittest.TestCase):
         self.stderr = process.communicate(timeout=300)[1]
         return process.returncode
 
+    def same_end(self, cut, whole, weights):
+        self.assertEqual(numbers(cut), numbers(whole))
+        for name in [*weights, f"checkpoint-{STEPS}/optimizer.safetensors"]:
+            self.assertEqual((cut / name).read_bytes(), (whole / name).read_bytes(), name)
+        self.assertEqual([p.name for p in cut.iterdir() if p.name.startswith("tmp-")], [])
+
+
+class TrainTest(TrainRuns):
     def check_resume(self, weights, signals, **keys):
         whole, cut = self.out / "whole", self.out / "cut"
         self.succeed(whole, **keys)
@@ -93,12 +103,7 @@ class TrainTest(unittest.TestCase):
             expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
             self.assertEqual(code, expected, f"after step {at_step}: {self.stderr}")
         self.succeed(cut, **keys)
-        self.assertEqual(numbers(cut), numbers(whole))
-        for name in weights:
-            self.assertEqual((cut / name).read_bytes(), (whole / name).read_bytes(), name)
-        optimizer = f"checkpoint-{STEPS}/optimizer.safetensors"
-        self.assertEqual((cut / optimizer).read_bytes(), (whole / optimizer).read_bytes())
-        self.assertEqual([p.name for p in cut.iterdir() if p.name.startswith("tmp-")], [])
+        self.same_end(cut, whole, weights)
 
     def test_killed_qlora_run_ends_as_if_it_had_not_been(self):
         self.check_resume(["adapter_model.safetensors", "adapter_config.json"], [signal.SIGKILL] * 4)

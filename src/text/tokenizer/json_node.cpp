@@ -109,6 +109,8 @@ nlohmann::json parse_tokenizer_json(std::string_view text, const std::string& fi
     const std::size_t colon = reason.find(": ");
     throw DataError(fmt::format("{}:{}:{}: is no JSON: {}", file, line, column,
                                 replace_invalid_utf8(colon == std::string::npos ? reason : reason.substr(colon + 2))));
+  } catch (const nlohmann::json::out_of_range& error) {  // a number such as 1e999
+    throw DataError(fmt::format("{}: is no JSON that can be read: {}", file, error.what()));
   }
 }
 

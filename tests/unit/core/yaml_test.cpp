@@ -41,7 +41,8 @@ TEST(Yaml, KeepsTextPlacesAndDuplicates) {
 
 TEST(Yaml, RefusesWithAPlace) {
   EXPECT_EQ(yaml_error("a: [1\n"), "x:2:1: not YAML: end of sequence flow not found");
-  EXPECT_EQ(yaml_error("a: 1\n---\nb: 2\n"), "x:3:1: a second document; a config is one");
+  EXPECT_EQ(yaml_error("a: 1\n---\nb: 2\n"), "x:2:1: the document has ended, and more follows");
+  EXPECT_THAT(yaml_error("a: 1\n]\n"), testing::HasSubstr("x:2:1: "));
   EXPECT_EQ(yaml_error("? [a]\n: 1\n"), "x:1:3: a key must be text");
   EXPECT_EQ(yaml_error("a: b: c\n").substr(0, 6), "x:1:5:");
   EXPECT_EQ(message_of<UsageError>([] { read_yaml("/no/such.yaml"); }), "/no/such.yaml: cannot be read: no such file");
