@@ -26,8 +26,6 @@ function(qlora_room name)
     target_link_libraries(qlora_${name} PUBLIC torch::torch)
     set_target_properties(qlora_${name} PROPERTIES QLORA_TENSORS ON)
     qlora_precompile(qlora_${name} precompiled_tensors src/nn/precompiled.h torch::torch)
-  elseif(NOT name STREQUAL "core")
-    qlora_precompile(qlora_${name} precompiled src/core/precompiled.h)
   endif()
 endfunction()
 
