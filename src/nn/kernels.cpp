@@ -40,15 +40,13 @@ cudaStream_t stream() {
 // Calls launch with a value of the C++ type of `dtype`.
 template <class Launch>
 void launch_for(Dtype dtype, const Launch& launch) {
-  switch (dtype) {
-    case at::kFloat:
-      return C10_CUDA_CHECK(launch(float{}));
-    case at::kHalf:
-      return C10_CUDA_CHECK(launch(__half{}));
-    case at::kBFloat16:
-      return C10_CUDA_CHECK(launch(__nv_bfloat16{}));
-    default:
-      TORCH_CHECK(false, "no kernels for ", dtype);
+  if (dtype == at::kFloat) {
+    C10_CUDA_CHECK(launch(float{}));
+  } else if (dtype == at::kHalf) {
+    C10_CUDA_CHECK(launch(__half{}));
+  } else {
+    TORCH_CHECK(dtype == at::kBFloat16, "no kernels for ", dtype);
+    C10_CUDA_CHECK(launch(__nv_bfloat16{}));
   }
 }
 

@@ -71,7 +71,7 @@ Trainer::Trainer(Decoder& decoder, const PreparedSet& train, const PreparedSet* 
   const TrainOptions& o = settings_.options;
   total_ = total_steps(o, batcher_.steps_per_epoch());
   warmup_ = warmup_steps(o, total_);
-  largest_ = largest_batches(train, settings_.batches, total_);
+  largest_ = largest_batches(train, settings_.batches, total_, decoder.device());
   const auto& blocks = decoder.blocks(HeadKind::kLoss);
   const Keep keep = choose_keep(o.gradient_checkpointing, blocks, largest_, memory_budget(decoder.device()));
   programs_ = std::make_unique<ProgramCache>(blocks, Pass::kTraining, uniform_keep(blocks, keep), decoder.device());
