@@ -39,6 +39,7 @@ function(qlora_kernels)
   endif()
   add_library(qlora_kernels STATIC ${sources})
   target_include_directories(qlora_kernels PUBLIC "${PROJECT_SOURCE_DIR}")
+  target_include_directories(qlora_kernels PRIVATE "${PROJECT_SOURCE_DIR}/include")
   target_link_libraries(qlora_kernels PUBLIC cuda::runtime)
   target_compile_definitions(qlora_kernels PUBLIC QLORA_CUDA=1)
   target_compile_options(qlora_kernels PRIVATE
