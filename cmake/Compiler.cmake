@@ -30,9 +30,3 @@ find_program(QLORA_MOLD mold)
 if(QLORA_MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
-
-if(QLORA_SANITIZE)
-  # With the sanitizers gcc 12 takes the state of std::regex for uninitialised.
-  set_source_files_properties(src/data/options.cpp src/weights/options.cpp
-    PROPERTIES COMPILE_OPTIONS -Wno-maybe-uninitialized)
-endif()

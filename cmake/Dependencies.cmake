@@ -34,9 +34,6 @@ qlora_system_library(sqlite::sqlite sqlite3 sqlite3.h)
 target_link_libraries(sqlite::sqlite INTERFACE Threads::Threads ${CMAKE_DL_LIBS} m)
 target_link_libraries(openssl::crypto INTERFACE Threads::Threads ${CMAKE_DL_LIBS})
 
-find_path(QLORA_INC_CLI11 CLI/CLI.hpp REQUIRED)
-add_library(cli11::cli11 INTERFACE IMPORTED GLOBAL)
-
 # libtorch from the PyPI wheel. Not find_package(Torch): its configuration demands nvcc, and puts torch's include
 # folder first, whose own fmt/ and google/ then hide the system's. -idirafter puts it last.
 file(GLOB QLORA_TORCH_CANDIDATES "${QLORA_DEPS}/python/lib/python3*/site-packages/torch")

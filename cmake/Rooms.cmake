@@ -38,7 +38,7 @@ function(qlora_kernels)
     return()
   endif()
   add_library(qlora_kernels STATIC ${sources})
-  target_include_directories(qlora_kernels PRIVATE "${PROJECT_SOURCE_DIR}")
+  target_include_directories(qlora_kernels PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/include")
   target_link_libraries(qlora_kernels PRIVATE cuda::runtime)
   target_compile_options(qlora_kernels PRIVATE
     -Xcompiler=-Wall,-Wextra --Werror=all-warnings --expt-relaxed-constexpr)

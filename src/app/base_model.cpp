@@ -13,19 +13,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string dtype_name(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kBFloat16:
-      return "bfloat16";
-    case at::kHalf:
-      return "float16";
-    default:
-      return "float32";
-  }
-}
-
 WeightPolicy policy_of(const BaseSettings& settings) {
-  return {settings.quantize, settings.nested, dequantize_cache_bytes(settings.device)};
+  return {settings.quantize, settings.nested, settings.dequantize_cache_bytes};
 }
 
 }  // namespace
@@ -33,12 +22,15 @@ WeightPolicy policy_of(const BaseSettings& settings) {
 BaseSettings base_settings(const TrainJob& job) {
   const at::Device device = choose_device(job.common.device);
   return {job.model.method == Method::kQlora, job.model.use_bnb_nested_quant, device,
-          choose_dtype(job.model.dtype, device)};
+          choose_dtype(job.model.dtype, device), dequantize_cache_bytes(job.model, device)};
 }
 
-// On the CPU what is dequantized once stays: memory is the machine's, and products dominate small models.
-std::int64_t dequantize_cache_bytes(at::Device device) {
-  return device.is_cpu() ? std::int64_t{4} << 30 : 0;
+// auto: on the CPU what is dequantized once stays: memory is the machine's, and products dominate small models.
+std::int64_t dequantize_cache_bytes(const ModelOptions& options, at::Device device) {
+  constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+  if (options.dequantize_cache == "off") return 0;
+  if (options.dequantize_cache == "auto") return device.is_cpu() ? std::int64_t{4} << 30 : 0;
+  return static_cast<std::int64_t>(std::stod(options.dequantize_cache) * kGib);
 }
 
 std::optional<std::string> dtype_problem(const ModelConfig& config, at::ScalarType dtype) {
@@ -73,11 +65,24 @@ AdapterRecord BaseModel::record() const {
           folder_.weights_identity()};
 }
 
-void BaseModel::compare(const LoraAdapter& adapter, const std::string& name) const {
+void warn_of_another_base(const LoraAdapter& adapter, const std::string& name, const ModelFolder& base) {
   if (!adapter.record) {
     log_warning("{}: holds no record of its base and quantization; settings are taken from the command", name);
-  } else if (adapter.record->base_weights != folder_.weights_identity()) {
-    log_warning("{}: was trained on another base than {}: the weights differ", name, folder_.path().string());
+  } else if (adapter.record->base_weights != base.weights_identity()) {
+    log_warning("{}: was trained on another base than {}: the weights differ", name, base.path().string());
+  }
+}
+
+const char* dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    case at::kDouble:
+      return "float64";
+    default:
+      return "float32";
   }
 }
 

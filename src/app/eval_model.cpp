@@ -33,6 +33,7 @@ BaseSettings settings_of(const EvalJob& job, const std::vector<LoraAdapter>& ada
   BaseSettings settings;
   settings.device = choose_device(job.common.device);
   settings.dtype = choose_dtype(job.model.dtype, settings.device);
+  settings.dequantize_cache_bytes = dequantize_cache_bytes(job.model, settings.device);
   const AdapterRecord* record = adapters.empty() || !adapters.front().record ? nullptr : &*adapters.front().record;
   settings.quantize = job.model.load_in_4bit.value_or(record != nullptr && record->quant_type == "nf4");
   settings.nested = record != nullptr ? record->nested : job.model.use_bnb_nested_quant;
@@ -100,7 +101,7 @@ class ModelEvaluation {
     if (job_.eval.baseline || adapters_.empty()) add_run("base", "", *base_->decoder(TrainingPlan{}));
     for (std::size_t i = 0; i < adapters_.size(); ++i) {
       const fs::path folder = job_.eval.adapter[i];
-      base_->compare(adapters_[i], folder.string());
+      warn_of_another_base(adapters_[i], folder.string(), base_->folder());
       const auto decoder = base_->decoder(adapters_[i], 0);
       add_run(name_of(folder), folder.string(), *decoder);
     }

@@ -44,19 +44,6 @@ at::ScalarType output_dtype(MergeDtype dtype, at::ScalarType base) {
   }
 }
 
-const char* dtype_name(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kBFloat16:
-      return "bfloat16";
-    case at::kHalf:
-      return "float16";
-    case at::kDouble:
-      return "float64";
-    default:
-      return "float32";
-  }
-}
-
 class MergeRun {
  public:
   explicit MergeRun(const MergeJob& job)
@@ -100,16 +87,9 @@ class MergeRun {
     if (sources_.empty()) throw UsageError("adapter: name the adapter to merge");
     std::map<std::string, Shape> shapes;
     for (const std::string& linear : linears_) shapes[linear] = folder_.tensor(linear + ".weight").shape;
-    const std::string base = folder_.weights_identity();
     for (const Source& source : sources_) {
       check_lora_adapter(source.adapter, shapes, "lm_head");
-      if (!source.adapter.record) {
-        log_warning("{}: holds no record of its base and quantization; settings are taken from the command",
-                    source.folder.string());
-      } else if (source.adapter.record->base_weights != base) {
-        log_warning("{}: was trained on another base than {}: the weights differ", source.folder.string(),
-                    folder_.path().string());
-      }
+      warn_of_another_base(source.adapter, source.folder.string(), folder_);
     }
   }
 

@@ -3,21 +3,19 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <regex>
 
+#include "qlora/core/hub_name.h"
 #include "qlora/core/schema.h"
 
 namespace qlora {
 namespace {
 
 std::string unbuilt_source(const std::string& path) {
-  static const std::regex kHubId("[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)?");
   if (path.ends_with(".csv") || path.ends_with(".parquet")) {
     return "reading " + path.substr(path.rfind('.') + 1) + " files";
   }
-  // std::regex goes one call deeper for each character.
-  constexpr size_t kLongest = 200;
-  if (path.size() > kLongest || !std::regex_match(path, kHubId) || std::filesystem::exists(path)) return "";
+  const bool is_name = (is_hub_word(path) || is_hub_name(path)) && path.find('.') == std::string::npos;
+  if (!is_name || std::filesystem::exists(path)) return "";
   return "\"" + path + "\" is no file here, and fetching a data set from the Hub";
 }
 

@@ -65,16 +65,27 @@ Trainer::Trainer(Decoder& decoder, const PreparedSet& train, const PreparedSet* 
       train_(train),
       eval_(eval),
       settings_(std::move(settings)),
-      optimizer_(decoder.parameters(), {settings_.options.adam_beta1, settings_.options.adam_beta2,
-                                        settings_.options.adam_epsilon, settings_.options.weight_decay}),
+      optimizer_(decoder.parameters(), adamw_settings(settings_.options)),
       batcher_(train, settings_.batches) {
   const TrainOptions& o = settings_.options;
+  optimizer_bytes_ = optimizer_bytes(decoder.parameters(), adamw_settings(o), decoder.device()).device;
   total_ = total_steps(o, batcher_.steps_per_epoch());
   warmup_ = warmup_steps(o, total_);
   largest_ = largest_batches(train, settings_.batches, total_, decoder.device());
   const auto& blocks = decoder.blocks(HeadKind::kLoss);
   const Keep keep = choose_keep(o.gradient_checkpointing, blocks, largest_, memory_budget(decoder.device()));
   programs_ = std::make_unique<ProgramCache>(blocks, Pass::kTraining, uniform_keep(blocks, keep), decoder.device());
+}
+
+AdamWSettings adamw_settings(const TrainOptions& options) {
+  const Optimizer optim = options.optim;
+  return {options.adam_beta1,
+          options.adam_beta2,
+          options.adam_epsilon,
+          options.weight_decay,
+          optim == Optimizer::kAdamw8bit || optim == Optimizer::kPagedAdamw8bit,
+          optim == Optimizer::kPagedAdamw32bit || optim == Optimizer::kPagedAdamw8bit,
+          options.loraplus_lr_ratio.value_or(1.0)};
 }
 
 std::vector<std::string> changed_keys(const Json& earlier, const Json& now) {
@@ -95,7 +106,7 @@ void Trainer::resume(const fs::path& checkpoint) {
   decoder_.parameters().values().copy_(state.optimizer.values);
   decoder_.parameters().refresh_compute();
   read_run(state.run);
-  optimizer_.restore(state.optimizer.first, state.optimizer.second, step_);
+  optimizer_.restore(state.optimizer.moments, step_);
   log_info("resuming after step {} from {}", step_, checkpoint.string());
 }
 
@@ -152,7 +163,7 @@ void Trainer::note_memory(std::int64_t more_bytes) {
   std::size_t bytes = p.values().nbytes() + p.grads().nbytes();
   if (decoder_.dtype() != p.values().scalar_type())
     bytes += static_cast<std::size_t>(p.size()) * c10::elementSize(decoder_.dtype());
-  bytes += optimizer_.first_moment().nbytes() + optimizer_.second_moment().nbytes();
+  bytes += static_cast<std::size_t>(optimizer_bytes_);
   const std::int64_t held = decoder_.store().bytes() + decoder_.store().scratch_bytes() + programs_->arena_bytes();
   peak_bytes_ = std::max(peak_bytes_, held + static_cast<std::int64_t>(bytes) + more_bytes);
 }
@@ -213,11 +224,11 @@ StepMetrics Trainer::step(const StepRows& rows) {
     program.run(batch);
     loss += program.output().item<double>();
   }
-  const double norm = clip_gradients(decoder_.parameters(), settings_.options.max_grad_norm);
-  if (!std::isfinite(loss) || !std::isfinite(norm)) report_divergence(rows, loss, norm);
+  if (!std::isfinite(loss)) report_divergence(rows, loss, clip_gradients(decoder_.parameters(), 0.0));
   const double rate =
       settings_.options.learning_rate * schedule_factor(settings_.options.lr_scheduler_type, step_, warmup_, total_);
-  optimizer_.step(rate);
+  const double norm = optimizer_.step(rate, settings_.options.max_grad_norm).item<double>();
+  if (!std::isfinite(norm)) report_divergence(rows, loss, norm);
   ++step_;
   tokens_ += rows.targets;
   input_tokens_ += rows.tokens;
@@ -354,7 +365,7 @@ void Trainer::judge(const Json& line) {
 void Trainer::save() {
   if (last_saved_ == step_) return;
   const CheckpointState state{write_run(),
-                              {decoder_.parameters().values(), optimizer_.first_moment(), optimizer_.second_moment()}};
+                              {decoder_.parameters().values(), optimizer_.state()}};
   save_checkpoint(settings_.output, step_, state, [this](const fs::path& folder) {
     settings_.save_model(folder);
     write_file_atomically(folder / "trainer_state.json", trainer_state().text());

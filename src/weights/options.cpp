@@ -2,8 +2,8 @@
 #include "qlora/weights/options.h"
 
 #include <filesystem>
-#include <regex>
 
+#include "qlora/core/hub_name.h"
 #include "qlora/core/schema.h"
 
 namespace qlora {
@@ -11,11 +11,13 @@ namespace {
 
 // What is neither a folder nor looks like a path is a name on the Hub.
 std::string hub_model(const std::string& name) {
-  static const std::regex kHubId("[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+");
-  // std::regex goes one call deeper for each character.
-  constexpr size_t kLongest = 200;
-  if (name.size() > kLongest || !std::regex_match(name, kHubId) || std::filesystem::exists(name)) return "";
+  if (!is_hub_name(name) || std::filesystem::exists(name)) return "";
   return "\"" + name + "\" is no folder here, and fetching a model from the Hub";
+}
+
+bool is_cache_choice(const std::string& text) {
+  double gib = 0;
+  return text == "auto" || text == "off" || (text_to(text, gib) && gib > 0 && gib < 1e6);
 }
 
 }  // namespace
@@ -55,6 +57,11 @@ void declare(Schema<ModelOptions>& schema) {
   schema.key("matmul_dtype", &M::matmul_dtype, "The type of the matrix products. auto: that of dtype.")
       .choices({{"auto", MatmulDtype::kAuto}, {"fp8", MatmulDtype::kFp8}})
       .not_built_yet({"fp8"});
+  schema
+      .key("dequantize_cache", &M::dequantize_cache,
+           "How much of a 4-bit base stays dequantized, for speed: off, or so many GiB. auto: 4 GiB on the CPU, off on "
+           "a GPU. The numbers are the same.")
+      .form("auto, off or a number of GiB", is_cache_choice);
   schema.rule("method", [](const M& m) -> std::string {
     if (!m.load_in_4bit || *m.load_in_4bit == (m.method == Method::kQlora)) return "";
     return *m.load_in_4bit ? "only qlora loads the base in 4 bits; load_in_4bit: true contradicts it"

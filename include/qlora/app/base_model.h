@@ -19,13 +19,14 @@ struct BaseSettings {
   bool nested = true;
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
+  std::int64_t dequantize_cache_bytes = 0;
 };
 
 // What `qlora train` holds its base in. Throws UsageError for a device or dtype that is not there.
 BaseSettings base_settings(const TrainJob& job);
 
 // How many bytes of dequantized weights may stay, in the type that is computed in.
-std::int64_t dequantize_cache_bytes(at::Device device);
+std::int64_t dequantize_cache_bytes(const ModelOptions& options, at::Device device);
 
 // Complains of float16 over a checkpoint in bfloat16: its range is narrower, and large values become infinite.
 std::optional<std::string> dtype_problem(const ModelConfig& config, at::ScalarType dtype);
@@ -48,8 +49,6 @@ class BaseModel {
 
   // What an adapter trained here notes of its base.
   AdapterRecord record() const;
-  // Warns where an adapter notes another base than this one, or none at all.
-  void compare(const LoraAdapter& adapter, const std::string& name) const;
 
  private:
   ModelFolder folder_;
@@ -58,6 +57,13 @@ class BaseModel {
   std::shared_ptr<WeightStore> store_;
   bool loaded_ = false;
 };
+
+// Warns where an adapter, by its own record, was trained on another base than `base`, or records none. `name`: the
+// adapter's folder, for the message.
+void warn_of_another_base(const LoraAdapter& adapter, const std::string& name, const ModelFolder& base);
+
+// As config.json names it.
+const char* dtype_name(at::ScalarType dtype);
 
 // UsageError where the name is empty or a Hub id that is not there.
 std::filesystem::path model_folder_of(const ModelOptions& options);

@@ -36,7 +36,6 @@ struct TrainOptions {
 
   Checkpointing gradient_checkpointing = Checkpointing::kAuto;
   std::optional<double> max_memory_gib;
-  std::string dequantize_cache = "auto";  // auto | off | GiB
   bool deterministic = false;
 
   Strategy eval_strategy = Strategy::kNo;

@@ -41,6 +41,9 @@ struct TrainingResult {
   Json to_json(const std::string& output_dir) const;
 };
 
+// The optimizer that `optim` and its companions ask for.
+AdamWSettings adamw_settings(const TrainOptions& options);
+
 // The keys in which a run differs from an earlier one of this identity.
 std::vector<std::string> changed_keys(const Json& earlier, const Json& now);
 
@@ -88,6 +91,7 @@ class Trainer {
   const PreparedSet* eval_;
   TrainerSettings settings_;
   AdamW optimizer_;
+  std::int64_t optimizer_bytes_ = 0;  // on the device
   Batcher batcher_;
   std::vector<LargestBatch> largest_;
   std::unique_ptr<ProgramCache> programs_;

@@ -11,6 +11,8 @@
 #include "qlora/adapters/pattern.h"
 #include "qlora/core/error.h"
 
+#include "support/temporary_folder.h"
+
 namespace qlora {
 namespace {
 
@@ -111,14 +113,12 @@ TEST(NamePatternTest, ARunawayPatternIsAnError) {
 
 class LoraAdapterTest : public testing::Test {
  protected:
-  LoraAdapterTest() : folder_(fs::temp_directory_path() / ("qlora_adapter_" + std::to_string(::getpid()))) {
+  LoraAdapterTest() {
     config_.r = 2;
     config_.target_modules.names = {"q_proj"};
-    fs::create_directories(folder_);
     put("model.layers.0.self_attn.q_proj.lora_A.weight", {2, 4});
     put("model.layers.0.self_attn.q_proj.lora_B.weight", {3, 2});
   }
-  ~LoraAdapterTest() override { fs::remove_all(folder_); }
 
   void put(const std::string& key, const Shape& shape, ElementType type = ElementType::kF32) {
     tensors_["base_model.model." + key] = {
@@ -142,7 +142,8 @@ class LoraAdapterTest : public testing::Test {
     }
   }
 
-  fs::path folder_;
+  const TemporaryFolder temporary_;
+  const fs::path folder_ = temporary_.path();
   LoraConfig config_;
   std::vector<float> values_ = std::vector<float>(64, 0.5F);
   std::map<std::string, HostTensor> tensors_;

@@ -1,11 +1,6 @@
-// Small stand-ins for a tokenizer and chat templates, and files that vanish with the test.
+// Small stand-ins for a tokenizer and chat templates.
 #pragma once
 
-#include <unistd.h>
-
-#include <atomic>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <string>
 #include <utility>
@@ -16,30 +11,9 @@
 #include "qlora/core/error.h"
 #include "qlora/data/row_encoder.h"
 
+#include "support/temporary_folder.h"
+
 namespace qlora::testing {
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    static std::atomic<int> number{0};
-    path_ = std::filesystem::temp_directory_path() /
-            ("qlora-data-" + std::to_string(getpid()) + "-" + std::to_string(number++));
-    std::filesystem::create_directories(path_);
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const std::filesystem::path& path() const { return path_; }
-  std::string write(const std::string& name, const std::string& bytes) const {
-    std::filesystem::create_directories((path_ / name).parent_path());
-    std::ofstream(path_ / name, std::ios::binary) << bytes;
-    return (path_ / name).string();
-  }
-
- private:
-  std::filesystem::path path_;
-};
 
 // A token a byte (its id), but for the special tokens below. Whole texts begin with <s>, and end with </s> if asked.
 class ByteTokenizer : public Tokenizer {

@@ -12,7 +12,6 @@ namespace {
 
 using testing::error_of;
 using ::testing::HasSubstr;
-using testing::TemporaryFolder;
 
 Example read(const std::string& row, const FormatContext& context = {.chat = true},
              const std::optional<std::string>& system = {}) {

@@ -1,14 +1,13 @@
 #include "qlora/formats/json_rows.h"
 
-#include <unistd.h>
-
 #include <filesystem>
-#include <fstream>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "qlora/core/error.h"
+
+#include "support/temporary_folder.h"
 
 namespace qlora {
 namespace {
@@ -17,10 +16,7 @@ using ::testing::HasSubstr;
 
 class JsonRowsTest : public ::testing::Test {
  protected:
-  std::string write(const std::string& bytes) {
-    std::ofstream(path_, std::ios::binary) << bytes;
-    return path_;
-  }
+  std::string write(const std::string& bytes) { return folder_.write("rows.json", bytes); }
   // The error of opening the file or of parsing its first bad row.
   std::string error_of(const std::string& bytes) {
     try {
@@ -31,10 +27,9 @@ class JsonRowsTest : public ::testing::Test {
     }
     return "no error";
   }
-  void TearDown() override { std::filesystem::remove(path_); }
 
-  const std::string path_ =
-      (std::filesystem::temp_directory_path() / ("json_rows_" + std::to_string(getpid()) + ".json")).string();
+  const TemporaryFolder folder_;
+  const std::filesystem::path path_ = folder_.path() / "rows.json";
 };
 
 TEST_F(JsonRowsTest, ReadsLinesArraysAndByteOrderMarks) {
@@ -62,18 +57,18 @@ TEST_F(JsonRowsTest, KeepsTheOrderOfKeysAndTheSource) {
   const JsonRows rows(write("\n {\"z\": 1, \"a\": 2, \"m\": 3} \r\n"));
   EXPECT_EQ(rows.parse(0).dump(), R"({"z":1,"a":2,"m":3})");
   EXPECT_EQ(rows.source(0), R"({"z": 1, "a": 2, "m": 3})");
-  EXPECT_EQ(rows.place(0), path_ + ":2");
+  EXPECT_EQ(rows.place(0), path_.string() + ":2");
 }
 
 TEST_F(JsonRowsTest, ErrorsNameFileLineAndColumn) {
-  EXPECT_THAT(error_of("{\"a\":1}\n{\"a\":}\n"), HasSubstr(path_ + ":2:6: broken JSON"));
-  EXPECT_THAT(error_of("[{\"a\":1},\n {\"a\" 2}]"), HasSubstr(path_ + ":2:7: broken JSON"));
-  EXPECT_THAT(error_of("[{\"a\":1} {\"a\":2}]"), HasSubstr(path_ + ":1:10: a comma or ] is missing"));
-  EXPECT_THAT(error_of("[{\"a\":1},]"), HasSubstr(path_ + ":1:10: a value is missing"));
+  EXPECT_THAT(error_of("{\"a\":1}\n{\"a\":}\n"), HasSubstr(path_.string() + ":2:6: broken JSON"));
+  EXPECT_THAT(error_of("[{\"a\":1},\n {\"a\" 2}]"), HasSubstr(path_.string() + ":2:7: broken JSON"));
+  EXPECT_THAT(error_of("[{\"a\":1} {\"a\":2}]"), HasSubstr(path_.string() + ":1:10: a comma or ] is missing"));
+  EXPECT_THAT(error_of("[{\"a\":1},]"), HasSubstr(path_.string() + ":1:10: a value is missing"));
   EXPECT_THAT(error_of("[{\"a\":1}"), HasSubstr(":1:9: the array that it begins is not closed"));
   EXPECT_THAT(error_of("[{\"a\":1},\n{\"a\":\"x}]"), HasSubstr(":2:1: this value has no end"));
   EXPECT_THAT(error_of("[{\"a\":1}]\n{}"), HasSubstr(":2:1: nothing may follow the array"));
-  EXPECT_THAT(error_of("{\"a\":1}\n[1]"), HasSubstr(path_ + ":2: a row must be a JSON object"));
+  EXPECT_THAT(error_of("{\"a\":1}\n[1]"), HasSubstr(path_.string() + ":2: a row must be a JSON object"));
   EXPECT_THAT(error_of("[1]"), HasSubstr("a row must be a JSON object ({...}), this is number"));
   EXPECT_THAT(error_of("{\"a\":\"\xFF\"}"), HasSubstr("ill-formed UTF-8"));
   EXPECT_THAT(error_of("{\"a\":1"), HasSubstr(":1:7: broken JSON"));

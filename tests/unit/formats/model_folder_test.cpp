@@ -9,6 +9,8 @@
 
 #include "qlora/core/error.h"
 
+#include "support/temporary_folder.h"
+
 namespace qlora {
 namespace {
 
@@ -18,11 +20,10 @@ using testing::HasSubstr;
 
 class ModelFolderTest : public testing::Test {
  protected:
-  ModelFolderTest() : root_(fs::temp_directory_path() / ("qlora_folder_" + std::to_string(::getpid()))) {
+  ModelFolderTest() {
     fs::create_directories(model());
     text("config.json", R"({"model_type": "qwen2"})");
   }
-  ~ModelFolderTest() override { fs::remove_all(root_); }
 
   fs::path model() const { return root_ / "model"; }
 
@@ -50,7 +51,8 @@ class ModelFolderTest : public testing::Test {
     }
   }
 
-  fs::path root_;
+  const TemporaryFolder temporary_;
+  const fs::path root_ = temporary_.path();
 };
 
 TEST_F(ModelFolderTest, ReadsOneFile) {

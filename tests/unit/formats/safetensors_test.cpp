@@ -10,6 +10,8 @@
 
 #include "qlora/core/error.h"
 
+#include "support/temporary_folder.h"
+
 namespace qlora {
 namespace {
 
@@ -18,16 +20,7 @@ using testing::HasSubstr;
 
 class SafetensorsTest : public testing::Test {
  protected:
-  SafetensorsTest() : folder_(fs::temp_directory_path() / ("qlora_safetensors_" + std::to_string(::getpid()))) {
-    fs::create_directories(folder_);
-  }
-  ~SafetensorsTest() override { fs::remove_all(folder_); }
-
-  fs::path write(const std::string& bytes) const {
-    const fs::path path = folder_ / "x.safetensors";
-    std::ofstream(path, std::ios::binary) << bytes;
-    return path;
-  }
+  fs::path write(const std::string& bytes) const { return temporary_.write("x.safetensors", bytes); }
 
   // A file of that header and so many bytes of data.
   fs::path file(const std::string& header, std::size_t data_bytes) const {
@@ -50,7 +43,8 @@ class SafetensorsTest : public testing::Test {
     }
   }
 
-  fs::path folder_;
+  const TemporaryFolder temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 constexpr const char* kTwo = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"

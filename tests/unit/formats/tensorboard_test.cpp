@@ -8,6 +8,8 @@
 
 #include "qlora/core/error.h"
 
+#include "support/temporary_folder.h"
+
 namespace qlora {
 namespace {
 
@@ -20,9 +22,8 @@ TEST(TensorBoard, Crc32c) {
 }
 
 TEST(TensorBoard, AnEventIsALengthAMessageAndTwoChecks) {
-  const fs::path folder = fs::temp_directory_path() / "qlora-tensorboard-test";
-  fs::remove_all(folder);
-  TensorBoardFile file(folder);
+  const TemporaryFolder folder;
+  TensorBoardFile file(folder.path());
   const auto begin = fs::file_size(file.path());
   file.write(300, {{"a", 1.0}}, 2.0);
   std::ifstream in(file.path(), std::ios::binary);
@@ -34,7 +35,6 @@ TEST(TensorBoard, AnEventIsALengthAMessageAndTwoChecks) {
   EXPECT_EQ(bytes.substr(0, 8), std::string("\x18\0\0\0\0\0\0\0", 8));
   EXPECT_EQ(bytes.substr(12, 24), message);
   EXPECT_EQ(bytes.size(), 12U + 24U + 4U);
-  fs::remove_all(folder);
 }
 
 TEST(TensorBoard, SaysWhereItCannotWrite) {

@@ -9,29 +9,17 @@
 
 #include "qlora/core/error.h"
 
+#include "support/tiny_model.h"
+
 namespace qlora {
 namespace {
 
 using Ids = std::vector<std::int32_t>;
 
-ModelConfig tiny() {
-  ModelConfig c;
-  c.model_type = "llama";
-  c.vocabulary = 40;
-  c.hidden = 16;
-  c.intermediate = 24;
-  c.layers = 2;
-  c.heads = 4;
-  c.kv_heads = 2;
-  c.head_dim = 4;
-  c.max_positions = 64;
-  return c;
-}
-
 class Generation : public testing::Test {
  protected:
   Generation()
-      : decoder_(tiny(), std::make_shared<WeightStore>(at::kCPU, at::kDouble, WeightPolicy{}), TrainingPlan{}) {
+      : decoder_(tiny_config(), std::make_shared<WeightStore>(at::kCPU, at::kDouble, WeightPolicy{}), TrainingPlan{}) {
     at::manual_seed(2);
     for (const std::string& name : decoder_.missing())
       decoder_.put(name, at::randn(decoder_.store().member(name).shape, at::kDouble));

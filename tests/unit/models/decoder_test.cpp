@@ -10,23 +10,16 @@
 
 #include "qlora/nn/program_cache.h"
 
+#include "support/tiny_model.h"
+
 namespace qlora {
 namespace {
 
 using Weights = std::map<std::string, at::Tensor>;
 
 ModelConfig tiny(const std::string& type, bool tied, RopeScaling::Kind scaling = RopeScaling::Kind::kNone) {
-  ModelConfig c;
-  c.model_type = type;
-  c.vocabulary = 31;
-  c.hidden = 12;
-  c.intermediate = 20;
-  c.layers = 2;
-  c.heads = 4;
-  c.kv_heads = 2;
-  c.head_dim = 6;
+  ModelConfig c = tiny_config(type);
   c.tied_embeddings = tied;
-  c.qkv_bias = type == "qwen2";
   c.rope_scaling.kind = scaling;
   c.rope_scaling.factor = 8.0;
   c.rope_scaling.original_max_positions = 4;

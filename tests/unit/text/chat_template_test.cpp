@@ -10,6 +10,8 @@
 
 #include "qlora/core/error.h"
 
+#include "support/temporary_folder.h"
+
 namespace qlora {
 namespace {
 
@@ -19,17 +21,10 @@ using ::testing::StartsWith;
 
 class ModelFolder : public ::testing::Test {
  protected:
-  ModelFolder() {
-    folder_ =
-        std::filesystem::temp_directory_path() / ("qlora_chat_template_" + std::to_string(::getpid()) + "_" +
-                                                  ::testing::UnitTest::GetInstance()->current_test_info()->name());
-    std::filesystem::create_directories(folder_);
-  }
-  ~ModelFolder() override { std::filesystem::remove_all(folder_); }
+  void write(const std::string& name, const std::string& text) { temporary_.write(name, text); }
 
-  void write(const std::string& name, const std::string& text) { std::ofstream(folder_ / name) << text; }
-
-  std::filesystem::path folder_;
+  const TemporaryFolder temporary_;
+  const std::filesystem::path folder_ = temporary_.path();
 };
 
 Json conversation() {

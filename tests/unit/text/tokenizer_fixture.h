@@ -13,6 +13,8 @@
 #include "qlora/text/tokenizer/byte_characters.h"
 #include "qlora/text/tokenizer/json_tokenizer.h"
 
+#include "support/temporary_folder.h"
+
 namespace qlora {
 
 inline nlohmann::json parsed(const char* text) {
@@ -21,17 +23,8 @@ inline nlohmann::json parsed(const char* text) {
 
 class TokenizerFixture : public ::testing::Test {
  protected:
-  TokenizerFixture() {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = std::filesystem::temp_directory_path() /
-              ("qlora-" + std::string(info->test_suite_name()) + "-" + info->name() + "-" + std::to_string(::getpid()));
-    std::filesystem::create_directories(folder_);
-  }
-  ~TokenizerFixture() override { std::filesystem::remove_all(folder_); }
-
   std::filesystem::path write(const std::string& name, const std::string& text) const {
-    std::ofstream(folder_ / name, std::ios::binary) << text;
-    return folder_ / name;
+    return temporary_.write(name, text);
   }
 
   std::unique_ptr<JsonTokenizer> load(const nlohmann::json& document, bool raw_bytes = true) const {
@@ -98,7 +91,8 @@ class TokenizerFixture : public ::testing::Test {
     return out;
   }
 
-  std::filesystem::path folder_;
+  const TemporaryFolder temporary_;
+  const std::filesystem::path folder_ = temporary_.path();
 };
 
 using Texts = std::vector<std::string>;

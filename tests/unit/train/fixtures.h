@@ -1,13 +1,7 @@
-// A tiny Llama over random weights, prepared rows, and files that vanish with the test.
+// A tiny Llama over random weights, and prepared rows.
 #pragma once
 
-#include <unistd.h>
-
-#include <atomic>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,49 +11,10 @@
 #include "qlora/data/prepared_set.h"
 #include "qlora/models/decoder.h"
 
+#include "support/temporary_folder.h"
+#include "support/tiny_model.h"
+
 namespace qlora::testing {
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    static std::atomic<int> number{0};
-    path_ = std::filesystem::temp_directory_path() /
-            ("qlora-train-" + std::to_string(getpid()) + "-" + std::to_string(number++));
-    std::filesystem::create_directories(path_);
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
-inline std::string read_bytes(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-inline void write_bytes(const std::filesystem::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
-
-inline ModelConfig tiny_config() {
-  ModelConfig c;
-  c.model_type = "llama";
-  c.vocabulary = 31;
-  c.hidden = 12;
-  c.intermediate = 20;
-  c.layers = 2;
-  c.heads = 4;
-  c.kv_heads = 2;
-  c.head_dim = 6;
-  c.max_positions = 64;
-  c.tied_embeddings = true;
-  return c;
-}
 
 // With adapters of rank 2 on all linears, A random and B zero. Weights are `scale` times normal.
 inline std::unique_ptr<Decoder> tiny_decoder(double dropout = 0.0, double scale = 0.3) {
@@ -67,7 +22,9 @@ inline std::unique_ptr<Decoder> tiny_decoder(double dropout = 0.0, double scale 
   plan.lora = [dropout](const std::string&) { return LoraSettings{2, 2.0, dropout}; };
   plan.seed = 1;
   auto store = std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{});
-  auto decoder = std::make_unique<Decoder>(tiny_config(), store, plan);
+  ModelConfig config = tiny_config();
+  config.tied_embeddings = true;
+  auto decoder = std::make_unique<Decoder>(config, store, plan);
   std::int64_t salt = 0;
   for (const std::string& name : decoder->missing()) {
     const Shape& shape = store->member(name).shape;

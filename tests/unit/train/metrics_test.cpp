@@ -9,9 +9,6 @@ namespace qlora {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::read_bytes;
-using testing::TemporaryFolder;
-using testing::write_bytes;
 
 Json line(std::int64_t step) {
   return {{"step", step}, {"loss", 1.0 / static_cast<double>(step)}};

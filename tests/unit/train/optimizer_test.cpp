@@ -75,7 +75,7 @@ TEST(AdamW, GoesOnBitByBitFromItsState) {
   for (int t = 1; t <= 3; ++t) step(a, whole, t);
   AdamW rest(b, {0.9, 0.999, 1e-8, 0.01});
   b.values().copy_(a.values());
-  rest.restore(whole.first_moment(), whole.second_moment(), whole.steps());
+  rest.restore(whole.state(), whole.steps());
   for (int t = 4; t <= 6; ++t) {
     step(a, whole, t);
     step(b, rest, t);

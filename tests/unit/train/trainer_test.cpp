@@ -16,7 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::rows_of;
-using testing::TemporaryFolder;
 using testing::tiny_decoder;
 
 const std::vector<int> kLengths = {9, 5, 14, 7, 11, 6, 13, 8, 10, 12, 4, 9, 15, 6, 7, 11};
@@ -37,7 +36,7 @@ struct TinyRun {
     settings.batches = {2, 2, false, 0, true, 7};
     settings.output = folder.path();
     settings.identity = Json{{"lora_r", 2}};
-    settings.save_model = [](const fs::path& path) { testing::write_bytes(path / "model", "weights"); };
+    settings.save_model = [](const fs::path& path) { write_bytes(path / "model", "weights"); };
   }
   Trainer trainer() { return {*decoder, train, &eval, settings}; }
   std::vector<Json> lines() const { return read_metrics(folder.path() / "metrics.jsonl"); }
