@@ -16,6 +16,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 
+#include "cudnn_attention.h"
 #include "qlora/nn/kernels.h"
 #include "qlora/nn/kv_cache.h"
 #include "qlora/nn/rms_norm.h"
@@ -118,6 +119,7 @@ PackedViews packed_views(const at::Tensor& qkv, const AttentionShape& s) {
 
 void packed_forward(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, const at::Tensor& out,
                     const at::Tensor& lse) {
+  if (cudnn_attention(batch, s, qkv, out, lse)) return gpu::zero_tail(out, batch.bounds);
   const PackedViews p = packed_views(qkv, s);
   const auto result = at::_flash_attention_forward(p.q, p.k, p.v, batch.bounds, batch.bounds, batch.max_length,
                                                    batch.max_length, 0.0, true, false, s.scale);
@@ -128,6 +130,7 @@ void packed_forward(const Batch& batch, const at::Tensor& qkv, const AttentionSh
 
 void packed_backward(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, const at::Tensor& out,
                      const at::Tensor& lse, const at::Tensor& d_out, const at::Tensor& d_qkv) {
+  if (cudnn_attention_backward(batch, s, qkv, out, lse, d_out, d_qkv)) return gpu::zero_tail(d_qkv, batch.bounds);
   const PackedViews p = packed_views(qkv, s);
   const PackedViews d = packed_views(d_qkv, s);
   const auto heads = [&](const at::Tensor& t) { return t.view({t.size(0), s.heads, s.head_dim}); };

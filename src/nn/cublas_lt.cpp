@@ -143,7 +143,7 @@ const Plan& plan_for(const Problem& problem) {
 }
 
 void* workspace(at::Device device) {
-  static std::map<int, at::Tensor> buffers;
+  static auto& buffers = *new std::map<int, at::Tensor>;  // CUDA may be gone when statics are destroyed
   at::Tensor& buffer = buffers[device.index()];
   if (!buffer.defined()) {
     buffer = at::empty({static_cast<std::int64_t>(kWorkspaceBytes)}, at::TensorOptions().device(device).dtype(at::kByte));

@@ -63,6 +63,8 @@ void declare_memory(Schema<T>& schema) {
       .above(0)
       .not_built_yet();
   schema.key("deterministic", &T::deterministic, "Only kernels that give the same bits every time.");
+  schema.key("cuda_graphs", &T::cuda_graphs,
+             "On a GPU: capture a batch shape's launches once and replay them. The numbers are the same.");
 }
 
 void declare_evaluation(Schema<T>& schema) {

@@ -52,6 +52,9 @@ class WeightStore {
   // another quantized group.
   at::Tensor materialize(Group group);
 
+  // The next materialize() decodes anew: for who captures it, or has replayed what decoded another group.
+  void forget_scratch() { in_scratch_ = -1; }
+
   // One member as it computes, on the CPU: dense in float32, or dequantized from its codes in float32.
   at::Tensor dequantized(const std::string& name) const;
 

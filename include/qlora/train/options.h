@@ -37,6 +37,7 @@ struct TrainOptions {
   Checkpointing gradient_checkpointing = Checkpointing::kAuto;
   std::optional<double> max_memory_gib;
   bool deterministic = false;
+  bool cuda_graphs = true;
 
   Strategy eval_strategy = Strategy::kNo;
   std::optional<int64_t> eval_steps;  // unset: logging_steps
