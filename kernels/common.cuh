@@ -1,11 +1,11 @@
 // What kernels share: 16-byte packs, conversions, sums over a block in a fixed order.
 #pragma once
 
-#include <cstdint>
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+
+#include <cstdint>
 
 namespace qlora::kernels {
 

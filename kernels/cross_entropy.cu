@@ -1,6 +1,5 @@
-#include "kernels/cross_entropy.h"
-
 #include "kernels/common.cuh"
+#include "kernels/cross_entropy.h"
 
 namespace qlora::kernels {
 namespace {
@@ -109,8 +108,8 @@ cudaError_t scaled_sum(const float* values, const float* scale, float* out, std:
   return cudaGetLastError();
 }
 
-#define INSTANTIATE(T)                                                                                              \
-  template cudaError_t cross_entropy(T*, const std::int64_t*, float*, const float*, std::int64_t, std::int64_t,     \
+#define INSTANTIATE(T)                                                                                          \
+  template cudaError_t cross_entropy(T*, const std::int64_t*, float*, const float*, std::int64_t, std::int64_t, \
                                      cudaStream_t);
 QLORA_FOR_COMPUTE_TYPES(INSTANTIATE)
 

@@ -1,9 +1,9 @@
 // Cross-entropy of rows of logits, with its gradient.
 #pragma once
 
-#include <cstdint>
-
 #include <cuda_runtime_api.h>
+
+#include <cstdint>
 
 namespace qlora::kernels {
 

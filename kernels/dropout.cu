@@ -1,6 +1,5 @@
-#include "kernels/dropout.h"
-
 #include "kernels/common.cuh"
+#include "kernels/dropout.h"
 
 namespace qlora::kernels {
 namespace {
@@ -19,46 +18,61 @@ __device__ __forceinline__ uint4 philox(uint4 counter, uint2 key) {
   return counter;
 }
 
-// A thread four features: those of one random draw.
-template <class T, int V>
-__global__ void dropout_kernel(const T* x, T* out, DropoutMask mask, std::int64_t tokens, std::int64_t features,
-                               bool accumulate) {
-  const std::int64_t fours = (features + 3) / 4;
-  const float scale = rounded<T>(mask.scale);
-  const uint2 key{mask.seed, *mask.step};
-  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < tokens * fours;
-       i += stride) {
-    const std::int64_t token = i / fours;
-    const auto four = static_cast<std::uint32_t>(i % fours);
-    const std::int32_t row = mask.rows[token];
-    float factors[4] = {1.0F, 1.0F, 1.0F, 1.0F};
-    if (row >= 0) {
-      const auto position = static_cast<std::uint32_t>(mask.positions[token]);
-      const uint4 bits = philox({four, position, static_cast<std::uint32_t>(row), mask.linear}, key);
-      factors[0] = bits.x >= mask.threshold ? scale : 0.0F;
-      factors[1] = bits.y >= mask.threshold ? scale : 0.0F;
-      factors[2] = bits.z >= mask.threshold ? scale : 0.0F;
-      factors[3] = bits.w >= mask.threshold ? scale : 0.0F;
-    }
-    const std::int64_t begin = token * features + four * 4;
+// The factors of features four * 4 .. four * 4 + 3: those of one random draw.
+__device__ __forceinline__ void draw(const DropoutMask& mask, uint2 key, std::uint32_t row, std::uint32_t position,
+                                     std::uint32_t four, float scale, float* factors) {
+  const uint4 bits = philox({four, position, row, mask.linear}, key);
+  factors[0] = bits.x >= mask.threshold ? scale : 0.0F;
+  factors[1] = bits.y >= mask.threshold ? scale : 0.0F;
+  factors[2] = bits.z >= mask.threshold ? scale : 0.0F;
+  factors[3] = bits.w >= mask.threshold ? scale : 0.0F;
+}
+
+// Block (token, part of the features); a thread kDraws * 4 features in packs of V.
+template <class T, int V, int kDraws>
+__global__ void dropout_kernel(const T* x, T* out, DropoutMask mask, std::uint32_t features, bool accumulate) {
+  constexpr std::uint32_t kFeatures = 4 * kDraws;
+  const std::uint32_t begin = (blockIdx.y * blockDim.x + threadIdx.x) * kFeatures;
+  if (begin >= features) return;
+  const std::int32_t row = mask.rows[blockIdx.x];
+  float factors[kFeatures];
+  if (row < 0) {
 #pragma unroll
-    for (int part = 0; part < 4; part += V) {
-      if (four * 4 + part >= features) break;
-      const auto in = Pack<T, V>::load(x + begin + part);
-      Pack<T, V> result;
-      if (accumulate) result = Pack<T, V>::load(out + begin + part);
+    for (std::uint32_t i = 0; i < kFeatures; ++i) factors[i] = 1.0F;
+  } else {
+    const auto position = static_cast<std::uint32_t>(mask.positions[blockIdx.x]);
 #pragma unroll
-      for (int j = 0; j < V; ++j) {
-        const float dropped = in[j] * factors[part + j];
-        result.set(j, accumulate ? result[j] + rounded<T>(dropped) : dropped);
-      }
-      result.store(out + begin + part);
+    for (std::uint32_t d = 0; d < kDraws; ++d) {
+      draw(mask, {mask.seed, *mask.step}, static_cast<std::uint32_t>(row), position, begin / 4 + d,
+           rounded<T>(mask.scale), factors + 4 * d);
     }
+  }
+  const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * features + begin;
+#pragma unroll
+  for (std::uint32_t part = 0; part < kFeatures; part += V) {
+    if (begin + part >= features) return;
+    const auto in = Pack<T, V>::load(x + at + part);
+    Pack<T, V> result;
+    if (accumulate) result = Pack<T, V>::load(out + at + part);
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      const float dropped = __fmul_rn(in[j], factors[part + j]);  // rounded before it is added
+      result.set(j, accumulate ? result[j] + rounded<T>(dropped) : dropped);
+    }
+    result.store(out + at + part);
   }
 }
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
+
+template <class T, int V, int kDraws>
+void launch(const T* x, T* out, const DropoutMask& mask, std::int64_t tokens, std::int64_t features, bool accumulate,
+            cudaStream_t stream) {
+  constexpr std::int64_t kPerBlock = kThreads * kDraws * 4;
+  const dim3 grid(static_cast<unsigned>(tokens), static_cast<unsigned>((features + kPerBlock - 1) / kPerBlock));
+  dropout_kernel<T, V, kDraws>
+      <<<grid, kThreads, 0, stream>>>(x, out, mask, static_cast<std::uint32_t>(features), accumulate);
+}
 
 }  // namespace
 
@@ -66,16 +80,15 @@ template <class T>
 cudaError_t dropout(const T* x, T* out, const DropoutMask& mask, std::int64_t tokens, std::int64_t features,
                     bool accumulate, cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
-  const unsigned grid = grid_for(tokens * ((features + 3) / 4), kThreads);
-  if (features % 4 == 0 && aligned(x) && aligned(out)) {
-    dropout_kernel<T, 4><<<grid, kThreads, 0, stream>>>(x, out, mask, tokens, features, accumulate);
+  if (features % 8 == 0 && aligned(x) && aligned(out)) {
+    launch<T, kPack<T>, 2>(x, out, mask, tokens, features, accumulate, stream);
   } else {
-    dropout_kernel<T, 1><<<grid, kThreads, 0, stream>>>(x, out, mask, tokens, features, accumulate);
+    launch<T, 1, 1>(x, out, mask, tokens, features, accumulate, stream);
   }
   return cudaGetLastError();
 }
 
-#define INSTANTIATE(T)                                                                                        \
+#define INSTANTIATE(T) \
   template cudaError_t dropout(const T*, T*, const DropoutMask&, std::int64_t, std::int64_t, bool, cudaStream_t);
 QLORA_FOR_COMPUTE_TYPES(INSTANTIATE)
 

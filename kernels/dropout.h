@@ -1,9 +1,9 @@
 // Dropout with counter-based masks; see nn/dropout.h for what keys them.
 #pragma once
 
-#include <cstdint>
-
 #include <cuda_runtime_api.h>
+
+#include <cstdint>
 
 namespace qlora::kernels {
 

@@ -1,6 +1,5 @@
-#include "kernels/ragged_bounds.h"
-
 #include "kernels/common.cuh"
+#include "kernels/ragged_bounds.h"
 
 namespace qlora::kernels {
 namespace {

@@ -1,9 +1,9 @@
 // Where rows of a packed batch begin, as cuDNN's ragged tensors want it.
 #pragma once
 
-#include <cstdint>
-
 #include <cuda_runtime_api.h>
+
+#include <cstdint>
 
 namespace qlora::kernels {
 

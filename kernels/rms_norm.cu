@@ -1,6 +1,5 @@
-#include "kernels/rms_norm.h"
-
 #include "kernels/common.cuh"
+#include "kernels/rms_norm.h"
 
 namespace qlora::kernels {
 namespace {
@@ -89,8 +88,8 @@ cudaError_t rms_norm_backward(const T* x, const T* weight, const float* inverse,
   if (rows == 0) return cudaSuccess;
   const auto grid = static_cast<unsigned>(rows);
   if (columns % kPack<T> == 0 && aligned(x) && aligned(weight) && aligned(d_y) && aligned(d_x)) {
-    rms_norm_backward_kernel<T, kPack<T>><<<grid, threads_for(columns, kPack<T>), 0, stream>>>(
-        x, weight, inverse, d_y, d_x, columns, accumulate);
+    rms_norm_backward_kernel<T, kPack<T>>
+        <<<grid, threads_for(columns, kPack<T>), 0, stream>>>(x, weight, inverse, d_y, d_x, columns, accumulate);
   } else {
     rms_norm_backward_kernel<T, 1>
         <<<grid, threads_for(columns, 1), 0, stream>>>(x, weight, inverse, d_y, d_x, columns, accumulate);

@@ -1,9 +1,9 @@
 // Root-mean-square normalization over rows; see nn/rms_norm.h for the formulas.
 #pragma once
 
-#include <cstdint>
-
 #include <cuda_runtime_api.h>
+
+#include <cstdint>
 
 namespace qlora::kernels {
 

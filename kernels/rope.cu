@@ -1,6 +1,5 @@
-#include "kernels/rope.h"
-
 #include "kernels/common.cuh"
+#include "kernels/rope.h"
 
 namespace qlora::kernels {
 namespace {
@@ -43,16 +42,15 @@ cudaError_t rope(T* x, const std::int64_t* positions, const float* cos, const fl
   const int half = static_cast<int>(head_dim / 2);
   const int rotated = static_cast<int>(rotated_heads);
   if (half % kPack<T> == 0 && aligned(x)) {
-    rope_kernel<T, kPack<T>>
-        <<<grid, 128, 0, stream>>>(x, positions, cos, sin, rotated, heads * head_dim, half, sign);
+    rope_kernel<T, kPack<T>><<<grid, 128, 0, stream>>>(x, positions, cos, sin, rotated, heads * head_dim, half, sign);
   } else {
     rope_kernel<T, 1><<<grid, 128, 0, stream>>>(x, positions, cos, sin, rotated, heads * head_dim, half, sign);
   }
   return cudaGetLastError();
 }
 
-#define INSTANTIATE(T)                                                                                           \
-  template cudaError_t rope(T*, const std::int64_t*, const float*, const float*, std::int64_t, std::int64_t,     \
+#define INSTANTIATE(T)                                                                                       \
+  template cudaError_t rope(T*, const std::int64_t*, const float*, const float*, std::int64_t, std::int64_t, \
                             std::int64_t, std::int64_t, float, cudaStream_t);
 QLORA_FOR_COMPUTE_TYPES(INSTANTIATE)
 

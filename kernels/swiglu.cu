@@ -1,6 +1,5 @@
-#include "kernels/swiglu.h"
-
 #include "kernels/common.cuh"
+#include "kernels/swiglu.h"
 
 namespace qlora::kernels {
 namespace {
@@ -90,10 +89,9 @@ cudaError_t swiglu_backward(const T* x, const T* d_y, T* d_x, std::int64_t rows,
   return cudaGetLastError();
 }
 
-#define INSTANTIATE(T)                                                                            \
-  template cudaError_t swiglu(const T*, T*, std::int64_t, std::int64_t, cudaStream_t);            \
-  template cudaError_t swiglu_backward(const T*, const T*, T*, std::int64_t, std::int64_t, bool, \
-                                       cudaStream_t);
+#define INSTANTIATE(T)                                                                 \
+  template cudaError_t swiglu(const T*, T*, std::int64_t, std::int64_t, cudaStream_t); \
+  template cudaError_t swiglu_backward(const T*, const T*, T*, std::int64_t, std::int64_t, bool, cudaStream_t);
 QLORA_FOR_COMPUTE_TYPES(INSTANTIATE)
 
 }  // namespace qlora::kernels

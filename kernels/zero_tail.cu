@@ -1,6 +1,5 @@
-#include "kernels/zero_tail.h"
-
 #include "kernels/common.cuh"
+#include "kernels/zero_tail.h"
 
 namespace qlora::kernels {
 namespace {

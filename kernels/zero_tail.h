@@ -1,9 +1,9 @@
 // Zeroes what belongs to no row of a packed batch.
 #pragma once
 
-#include <cstdint>
-
 #include <cuda_runtime_api.h>
+
+#include <cstdint>
 
 namespace qlora::kernels {
 

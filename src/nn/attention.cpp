@@ -16,10 +16,11 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 
-#include "cudnn_attention.h"
 #include "qlora/nn/kernels.h"
 #include "qlora/nn/kv_cache.h"
 #include "qlora/nn/rms_norm.h"
+
+#include "cudnn_attention.h"
 
 namespace qlora {
 namespace {
@@ -135,9 +136,9 @@ void packed_backward(const Batch& batch, const at::Tensor& qkv, const AttentionS
   const PackedViews d = packed_views(d_qkv, s);
   const auto heads = [&](const at::Tensor& t) { return t.view({t.size(0), s.heads, s.head_dim}); };
   const at::Tensor unused_rng = at::empty({2}, qkv.options().dtype(at::kUInt64));
-  const auto [dq, dk, dv] = at::_flash_attention_backward(
-      heads(d_out), p.q, p.k, p.v, heads(out), lse.t().contiguous(), batch.bounds, batch.bounds, batch.max_length,
-      batch.max_length, 0.0, true, unused_rng, unused_rng, s.scale);
+  const auto [dq, dk, dv] = at::_flash_attention_backward(heads(d_out), p.q, p.k, p.v, heads(out), lse.t().contiguous(),
+                                                          batch.bounds, batch.bounds, batch.max_length,
+                                                          batch.max_length, 0.0, true, unused_rng, unused_rng, s.scale);
   d.q.copy_(dq);
   d.k.copy_(dk);
   d.v.copy_(dv);

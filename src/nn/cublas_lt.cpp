@@ -12,6 +12,8 @@ bool cublas_lt_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&, con
 
 #else
 
+#include <cublasLt.h>
+
 #include <array>
 #include <bit>
 #include <map>
@@ -20,7 +22,6 @@ bool cublas_lt_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&, con
 #include <ATen/cuda/CUDAContextLight.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAStream.h>
-#include <cublasLt.h>
 
 namespace qlora {
 namespace {
@@ -92,8 +93,22 @@ struct Problem {
   Key key() const {
     const auto packed = static_cast<std::int64_t>(alignments[0]) | static_cast<std::int64_t>(alignments[1]) << 10 |
                         static_cast<std::int64_t>(alignments[2]) << 20 | static_cast<std::int64_t>(alignments[3]) << 30;
-    return {m,         n,  k,   a.rows, a.columns,          a.ld, a.transposed, b.rows, b.columns, b.ld, b.transposed,
-            addend_ld, in, out, packed, bias + 2 * device + 1024 * out_ld};
+    return {m,
+            n,
+            k,
+            a.rows,
+            a.columns,
+            a.ld,
+            a.transposed,
+            b.rows,
+            b.columns,
+            b.ld,
+            b.transposed,
+            addend_ld,
+            in,
+            out,
+            packed,
+            bias + 2 * device + 1024 * out_ld};
   }
 };
 
@@ -146,7 +161,8 @@ void* workspace(at::Device device) {
   static auto& buffers = *new std::map<int, at::Tensor>;  // CUDA may be gone when statics are destroyed
   at::Tensor& buffer = buffers[device.index()];
   if (!buffer.defined()) {
-    buffer = at::empty({static_cast<std::int64_t>(kWorkspaceBytes)}, at::TensorOptions().device(device).dtype(at::kByte));
+    buffer =
+        at::empty({static_cast<std::int64_t>(kWorkspaceBytes)}, at::TensorOptions().device(device).dtype(at::kByte));
   }
   return buffer.mutable_data_ptr();
 }

@@ -16,9 +16,12 @@ bool cudnn_attention_backward(const Batch&, const AttentionShape&, const at::Ten
 
 #else
 
+#include <dlfcn.h>
+
 #include <array>
 #include <map>
 #include <memory>
+#include <tuple>
 #include <unordered_map>
 
 #include <ATen/Context.h>
@@ -27,11 +30,11 @@ bool cudnn_attention_backward(const Batch&, const AttentionShape&, const at::Ten
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
-#include <dlfcn.h>
+
+#include "qlora/core/log.h"
 
 #include "cudnn_frontend_quiet.h"
 #include "kernels/ragged_bounds.h"
-#include "qlora/core/log.h"
 
 namespace cudnn_frontend {
 void* cudnn_dlhandle = nullptr;  // declared by the library, which finds cuDNN's functions through it
@@ -60,7 +63,21 @@ struct Problem {
   std::int64_t out_stride() const { return heads * head_dim; }
 };
 
-enum Uid : std::int64_t { kQ = 1, kK, kV, kOut, kStats, kDOut, kDQ, kDK, kDV, kQkvBounds, kOutBounds, kStatsBounds, kLengths };
+enum Uid : std::int64_t {
+  kQ = 1,
+  kK,
+  kV,
+  kOut,
+  kStats,
+  kDOut,
+  kDQ,
+  kDK,
+  kDV,
+  kQkvBounds,
+  kOutBounds,
+  kStatsBounds,
+  kLengths
+};
 
 // A forward and a backward graph, with the bounds that both read.
 class Plan {
@@ -74,10 +91,10 @@ class Plan {
   }
 
   void forward(const Batch& batch, const at::Tensor& qkv, const at::Tensor& out, const at::Tensor& lse) {
-    C10_CUDA_CHECK(kernels::ragged_bounds(batch.bounds.const_data_ptr<std::int32_t>(), p_.rows,
-                                          {{p_.qkv_stride(), p_.out_stride(), p_.heads}},
-                                          lengths_.mutable_data_ptr<std::int32_t>(),
-                                          offsets_.mutable_data_ptr<std::int64_t>(), c10::cuda::getCurrentCUDAStream()));
+    C10_CUDA_CHECK(kernels::ragged_bounds(
+        batch.bounds.const_data_ptr<std::int32_t>(), p_.rows, {{p_.qkv_stride(), p_.out_stride(), p_.heads}},
+        lengths_.mutable_data_ptr<std::int32_t>(), offsets_.mutable_data_ptr<std::int64_t>(),
+        c10::cuda::getCurrentCUDAStream()));
     auto pointers = shared_pointers();
     add_qkv(pointers, {kQ, kK, kV}, qkv);
     pointers[kOut] = out.data_ptr();
@@ -146,7 +163,7 @@ class Plan {
         .set_data_type(fe::DataType_t::FLOAT)
         .set_ragged_offset(stats_bounds_);
   }
-  void as_output(const Tensor& tensor, const fe::graph::Tensor_attributes& like) const {
+  void as_output(const Tensor& tensor, fe::graph::Tensor_attributes like) const {
     tensor->set_output(true)
         .set_uid(like.get_uid())
         .set_dim(like.get_dim())
@@ -196,8 +213,7 @@ class Plan {
                        .set_max_total_seq_len_kv(p_.tokens)
                        .set_causal_mask(true)
                        .set_deterministic_algorithm(p_.deterministic != 0);
-    const auto [dq, dk, dv] =
-        backward_.sdpa_backward(in.q, in.k, in.v, out, d_out, backward_.tensor(stats()), options);
+    const auto [dq, dk, dv] = backward_.sdpa_backward(in.q, in.k, in.v, out, d_out, backward_.tensor(stats()), options);
     as_output(dq, packed(kDQ, "dq", p_.heads, p_.qkv_stride(), qkv_bounds_));
     as_output(dk, packed(kDK, "dk", p_.kv_heads, p_.qkv_stride(), qkv_bounds_));
     as_output(dv, packed(kDV, "dv", p_.kv_heads, p_.qkv_stride(), qkv_bounds_));
@@ -265,7 +281,7 @@ Plan* plan_for(const Batch& batch, const AttentionShape& shape, const at::Tensor
                         qkv.device().index(),
                         static_cast<std::int64_t>(at::globalContext().deterministicAlgorithms()),
                         shape.scale};
-  static auto& plans = *new std::map<Problem, std::unique_ptr<Plan>>;  // CUDA may be gone when statics are destroyed
+  static auto& plans = *new std::map<Problem, std::unique_ptr<Plan> >;  // CUDA may be gone when statics are destroyed
   const auto [place, is_new] = plans.try_emplace(problem);
   if (!is_new) return place->second.get();
   if (fe::cudnn_dlhandle == nullptr) fe::cudnn_dlhandle = dlopen("libcudnn.so.9", RTLD_LAZY);

@@ -5,9 +5,9 @@
 
 namespace qlora {
 
-// Whether they ran: false where cuDNN has no kernel for the shape, type or card, for short rows, where other kernels are
-// as fast, and in builds without CUDA. Tensors as in Attention; lse float32 [tokens, heads]. What lies behind the last
-// row is not written.
+// Whether they ran: false where cuDNN has no kernel for the shape, type or card, for short rows, where other kernels
+// are as fast, and in builds without CUDA. Tensors as in Attention; lse float32 [tokens, heads]. What lies behind the
+// last row is not written.
 bool cudnn_attention(const Batch& batch, const AttentionShape& shape, const at::Tensor& qkv, const at::Tensor& out,
                      const at::Tensor& lse);
 bool cudnn_attention_backward(const Batch& batch, const AttentionShape& shape, const at::Tensor& qkv,

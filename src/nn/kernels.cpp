@@ -1,6 +1,9 @@
 #include "qlora/nn/kernels.h"
 
 #ifdef QLORA_CUDA
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 
@@ -10,9 +13,6 @@
 #include "kernels/rope.h"
 #include "kernels/swiglu.h"
 #include "kernels/zero_tail.h"
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #endif
 
 namespace qlora::gpu {

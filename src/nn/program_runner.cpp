@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "qlora/nn/kernels.h"
+
 #ifdef QLORA_CUDA
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -16,8 +18,10 @@ namespace {
 class CudaGraphProgram : public CapturedProgram {
  public:
   CudaGraphProgram(Program& program, const Batch& batch) : storage_(batch.storage) {
-    // What operations allocate while they are captured comes from one pool: graphs never run at the same time.
-    static const at::cuda::MempoolId_t pool = at::cuda::graph_pool_handle();
+    // What operations allocate while they are captured comes from one pool, which lives as long as one of its graphs:
+    // graphs never run at the same time.
+    static at::cuda::MempoolId_t pool;
+    if (living_++ == 0) pool = at::cuda::graph_pool_handle();
     c10::cuda::device_synchronize();
     const c10::cuda::CUDAStreamGuard side(c10::cuda::getStreamFromPool(false, storage_.device().index()));
     graph_.capture_begin(pool);
@@ -25,12 +29,16 @@ class CudaGraphProgram : public CapturedProgram {
     graph_.capture_end();
   }
 
+  ~CudaGraphProgram() override { --living_; }
+
   void replay(const Batch& batch) override {
     if (!batch.storage.is_same(storage_)) storage_.copy_(batch.storage, /*non_blocking=*/true);
     graph_.replay();
   }
 
  private:
+  inline static int living_ = 0;
+
   at::Tensor storage_;
   at::cuda::CUDAGraph graph_;
 };
@@ -52,7 +60,9 @@ at::Tensor ProgramRunner::run(const Batch& batch) {
     entries_.clear();
     arena_bytes_ = programs_.arena_bytes();
   }
-  if (!graphs_ || !batch.ids.is_cuda()) {
+  // ATen forms, and attention in float32, go by the host's fields of the batch.
+  const Dtype dtype = store_.dtype();
+  if (!graphs_ || !gpu::serves(batch.ids.device(), dtype) || dtype == at::kFloat) {
     program.run(batch);
     return program.output();
   }

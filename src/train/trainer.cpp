@@ -279,8 +279,9 @@ void Trainer::settle_oldest() {
 void Trainer::report_divergence(const StepRows& rows, const StepMetrics& metrics) {
   std::string where = "gradients of the parameters";
   for (std::size_t m = 0; m < rows.micro_batches.size(); ++m) {
-    const Batch batch = to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(metrics.step - 1),
-                                        /*training=*/true, decoder_.device());
+    const Batch batch =
+        to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(metrics.step - 1),
+                        /*training=*/true, decoder_.device());
     const std::string found = programs_->program_for(batch).first_non_finite(batch);
     if (found.empty()) continue;
     std::vector<std::string> ids;
@@ -400,8 +401,7 @@ void Trainer::judge(const Json& line) {
 void Trainer::save() {
   if (last_saved_ == step_) return;
   settle(0);
-  const CheckpointState state{write_run(),
-                              {decoder_.parameters().values(), optimizer_.state()}};
+  const CheckpointState state{write_run(), {decoder_.parameters().values(), optimizer_.state()}};
   save_checkpoint(settings_.output, step_, state, [this](const fs::path& folder) {
     settings_.save_model(folder);
     write_file_atomically(folder / "trainer_state.json", trainer_state().text());

@@ -1,6 +1,4 @@
 // Each kernel against its ATen form on the same GPU, at odd shapes; dropout against the CPU's bits.
-#include "qlora/nn/kernels.h"
-
 #include <functional>
 
 #include <ATen/ATen.h>
@@ -8,6 +6,7 @@
 
 #include "qlora/nn/attention.h"
 #include "qlora/nn/gemm.h"
+#include "qlora/nn/kernels.h"
 #include "qlora/nn/rms_norm.h"
 #include "qlora/nn/rope.h"
 #include "qlora/nn/swiglu.h"
@@ -209,7 +208,7 @@ TEST_P(Kernels, Gemm) {
 
   at::Tensor sums = wide(m, kN) + 1.0;  // wider than what is multiplied
   gemm(sums, a, b, {1.0, sums, {}});
-  EXPECT_LE(distance(sums, exact + 1.0), 1e-6);
+  EXPECT_LE(distance(sums, exact + 1.0), 5e-6) << "float32 sums of " << k << " products";
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Kernels,
@@ -218,8 +217,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Kernels,
                                          KernelCase{at::kBFloat16, 129, 2048}, KernelCase{at::kBFloat16, 11, 1001},
                                          KernelCase{at::kHalf, 9, 5504}, KernelCase{at::kHalf, 6, 63}));
 
-// Packed attention in 16 bits against the plain formula, a row at a time, in float32. Rows of up to 512 tokens and more,
-// of a batch in one buffer, go through cuDNN where the card has it.
+// Packed attention in 16 bits against the plain formula, a row at a time, in float32. Rows of up to 512 tokens and
+// more, of a batch in one buffer, go through cuDNN where the card has it.
 struct PackedCase {
   AttentionShape shape;
   std::vector<std::int64_t> bounds;
