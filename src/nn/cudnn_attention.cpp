@@ -220,7 +220,7 @@ class Plan {
     finish(backward_);
   }
 
-  static void check(const fe::error_t& error) {
+  static void check(fe::error_t error) {
     TORCH_CHECK(error.is_good(), "cuDNN attention: ", error.get_message());
   }
 
@@ -229,8 +229,8 @@ class Plan {
     check(graph.validate());
     check(graph.build_operation_graph(handle));
     check(graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}));
-    check(graph.check_support(handle));
-    check(graph.build_plans(handle));
+    check(graph.check_support());
+    check(graph.build_plans());
   }
 
   Pointers shared_pointers() const {
