@@ -19,6 +19,7 @@ bool cudnn_attention_backward(const Batch&, const AttentionShape&, const at::Ten
 #include <dlfcn.h>
 
 #include <array>
+#include <bit>
 #include <map>
 #include <memory>
 #include <tuple>
@@ -220,9 +221,7 @@ class Plan {
     finish(backward_);
   }
 
-  static void check(fe::error_t error) {
-    TORCH_CHECK(error.is_good(), "cuDNN attention: ", error.get_message());
-  }
+  static void check(fe::error_t error) { TORCH_CHECK(error.is_good(), "cuDNN attention: ", error.get_message()); }
 
   static void finish(fe::graph::Graph& graph) {
     cudnnHandle_t handle = at::native::getCudnnHandle();
@@ -267,6 +266,11 @@ bool card_has_it(const at::Tensor& qkv, const AttentionShape& shape) {
   return at::cuda::getDeviceProperties(qkv.device().index())->major >= 9;
 }
 
+// Lengths that are upper bounds alone go up to it, so that few plans serve all batches.
+std::int64_t power_of_two(std::int64_t count) {
+  return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(count)));
+}
+
 // Null where cuDNN refuses the shape.
 Plan* plan_for(const Batch& batch, const AttentionShape& shape, const at::Tensor& qkv) {
   // Making a plan takes up to a second: only for batches that share theirs, which lie in one buffer.
@@ -275,8 +279,8 @@ Plan* plan_for(const Batch& batch, const AttentionShape& shape, const at::Tensor
                         shape.kv_heads,
                         shape.head_dim,
                         batch.bounds.size(0) - 1,
-                        batch.max_length,
-                        coarse_bucket(qkv.size(0)),
+                        power_of_two(batch.max_length),
+                        power_of_two(qkv.size(0)),
                         static_cast<std::int64_t>(qkv.scalar_type()),
                         qkv.device().index(),
                         static_cast<std::int64_t>(at::globalContext().deterministicAlgorithms()),

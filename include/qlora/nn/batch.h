@@ -22,11 +22,11 @@ struct BatchShape {
 // T real tokens of S rows, then a tail up to the bucket's size that belongs to no row: its activations stay finite, its
 // gradients are zero, nothing counts it.
 struct Batch {
-  at::Tensor ids;                        // int64 [T], 0 in the tail
-  at::Tensor positions;                  // int64 [T], restarting at 0 in each row
-  at::Tensor bounds;                     // int32 [S+1] on the device: row s is [bounds[s], bounds[s+1])
-  at::Tensor labelled;                   // int64 [M]: the tokens whose next token is predicted
-  at::Tensor targets;  // int64 [M]: what they predict, -1: nothing, it counts for nothing; undefined for logits alone
+  at::Tensor ids;        // int64 [T], 0 in the tail
+  at::Tensor positions;  // int64 [T], restarting at 0 in each row
+  at::Tensor bounds;     // int32 [S+1] on the device: row s is [bounds[s], bounds[s+1])
+  at::Tensor labelled;   // int64 [M]: the tokens whose next token is predicted
+  at::Tensor targets;    // int64 [M]: what they predict, -1: nothing, it counts for nothing; undefined for logits alone
   std::vector<std::int64_t> row_bounds;  // `bounds` on the host
   std::vector<std::int64_t> row_keys;    // [S] the row's index in the effective batch: the key of its dropout masks
   std::int64_t max_length = 0;           // of the longest row

@@ -12,9 +12,9 @@ struct GemmExtras {
 };
 
 // out = alpha * a b + addend + bias. a [m, k], b [k, n], out [m, n]: matrices whose rows or columns lie together, so
-// parts of wider ones and transposes, too. out is of a's and b's type, or, with out as the addend, a wider one. Sums are
-// taken in float32 (float64 for float64), never TF32. On CUDA through cuBLASLt with an algorithm that is chosen once a
-// shape; elsewhere through ATen.
+// parts of wider ones and transposes, too. out is of a's and b's type, or, with out as the addend, a wider one. Sums
+// are taken in float32 (float64 for float64), never TF32. On CUDA through cuBLASLt with an algorithm that is chosen
+// once a shape; elsewhere through ATen.
 void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const GemmExtras& extras = {});
 
 }  // namespace qlora

@@ -7,8 +7,8 @@
 
 namespace qlora::gpu {
 
-// Whether there are kernels for tensors on this device of this type: on CUDA, where it is built in, for float32, float16
-// and bfloat16 of any shape.
+// Whether there are kernels for tensors on this device of this type: on CUDA, where it is built in, for float32,
+// float16 and bfloat16 of any shape.
 bool serves(at::Device device, Dtype dtype);
 inline bool serves(const at::Tensor& x) {
   return serves(x.device(), x.scalar_type());

@@ -23,7 +23,8 @@ class RopeTable {
  public:
   RopeTable(std::int64_t head_dim, double base, RopeScaling scaling, at::Device device, Dtype dtype);
 
-  // Makes the tables at least `length` positions long. What they held before stays where it is: captured graphs read it.
+  // Makes the tables at least `length` positions long. What they held before stays where it is: captured graphs read
+  // it.
   void grow(std::int64_t length);
   // [positions, head_dim / 2] in the accumulation type of dtype.
   const at::Tensor& cos() const { return cos_; }
