@@ -44,6 +44,8 @@ function(qlora_kernels)
   target_compile_definitions(qlora_kernels PUBLIC QLORA_CUDA=1)
   target_compile_options(qlora_kernels PRIVATE
     -Xcompiler=-Wall,-Wextra --Werror=all-warnings --expt-relaxed-constexpr)
+  # Rounds after each operation, as its CPU form does.
+  set_source_files_properties("${PROJECT_SOURCE_DIR}/kernels/adamw.cu" PROPERTIES COMPILE_OPTIONS -fmad=false)
 endfunction()
 
 # qlora_executable(NAME [TORCH] SOURCES... DEPENDS ...)

@@ -95,7 +95,7 @@ Nf4Weight nf4_quantize(const at::Tensor& values, at::Device device, bool nested,
   weight.nested_absmax = at::empty({nf4_nested_blocks(blocks)}, floats);
   weight.nested_map = copied(signed_dynamic_map(), at::kFloat, device);
   weight.nested_offset = nest(weight.absmax, weight, name);
-  weight.absmax = {};
+  weight.absmax.reset();
   return weight;
 }
 
