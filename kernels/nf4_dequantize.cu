@@ -1,9 +1,9 @@
-#include "kernels/nf4_dequantize.h"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include "qlora/quant/nf4_arithmetic.h"
+
+#include "kernels/nf4_dequantize.h"
 
 namespace qlora::kernels {
 namespace {

@@ -50,8 +50,7 @@ void declare_optimizer(Schema<T>& schema) {
   schema.key("neftune_noise_alpha", &T::neftune_noise_alpha, "Noise on the embeddings (NEFTune).")
       .above(0)
       .not_built_yet();
-  schema.key("loraplus_lr_ratio", &T::loraplus_lr_ratio, "LoRA+: the rate of B over that of A.")
-      .above(0);
+  schema.key("loraplus_lr_ratio", &T::loraplus_lr_ratio, "LoRA+: the rate of B over that of A.").above(0);
 }
 
 void declare_memory(Schema<T>& schema) {

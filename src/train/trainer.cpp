@@ -364,8 +364,7 @@ void Trainer::judge(const Json& line) {
 
 void Trainer::save() {
   if (last_saved_ == step_) return;
-  const CheckpointState state{write_run(),
-                              {decoder_.parameters().values(), optimizer_.state()}};
+  const CheckpointState state{write_run(), {decoder_.parameters().values(), optimizer_.state()}};
   save_checkpoint(settings_.output, step_, state, [this](const fs::path& folder) {
     settings_.save_model(folder);
     write_file_atomically(folder / "trainer_state.json", trainer_state().text());

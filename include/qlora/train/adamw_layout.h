@@ -1,4 +1,5 @@
-// How AdamW's work is cut: segments of the flat parameters, and their tiles. Plain numbers, for the CPU and the kernels.
+// How AdamW's work is cut: segments of the flat parameters, and their tiles. Plain numbers, for the CPU and the
+// kernels.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
-// probe_adamw DEVICE BITS IN OUT: from the tensors value.NAME (F32) of IN, one step of AdamW with each of gradient.T.NAME
-// for T = 1, 2, ...; rate 1e-3, weight decay 0.01, nothing clipped. OUT: value.T.NAME after each step, and the moments.
+// probe_adamw DEVICE BITS IN OUT: from the tensors value.NAME (F32) of IN, one step of AdamW with each of
+// gradient.T.NAME for T = 1, 2, ...; rate 1e-3, weight decay 0.01, nothing clipped. OUT: value.T.NAME after each step,
+// and the moments.
 #include <iostream>
 #include <map>
 #include <string>
@@ -54,8 +55,8 @@ void write(const std::string& path, const Tensors& tensors) {
   std::map<std::string, HostTensor> views;
   for (const auto& [name, tensor] : tensors) {
     const auto type = tensor.scalar_type() == at::kByte ? ElementType::kU8 : ElementType::kF32;
-    views[name] = {type, tensor.sizes().vec(),
-                   {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
+    views[name] = {
+        type, tensor.sizes().vec(), {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
   }
   write_safetensors(path, views);
 }

@@ -59,8 +59,8 @@ TEST_F(Nf4Gpu, QuantizesToTheBytesOfTheCpu) {
     for (const Kind kind : {Kind::kNormal, Kind::kZero, Kind::kSubnormal, Kind::kHuge, Kind::kMixed}) {
       for (const std::int64_t count : {1, 2, 7, 8, 63, 64, 65, 127, 1000, 4099, 64 * 256 + 3, 300001, 2048 * 5504}) {
         if (count > 1000000 && kind != Kind::kNormal) continue;
-        SCOPED_TRACE(::testing::Message() << "kind " << static_cast<int>(kind) << ", " << count << " values of "
-                                          << at::toString(type));
+        SCOPED_TRACE(::testing::Message()
+                     << "kind " << static_cast<int>(kind) << ", " << count << " values of " << at::toString(type));
         const at::Tensor values = make_values(kind, count, type);
         const Nf4Tensor cpu = nf4_quantize(to_host_tensor(values), false);
         const Nf4Tensor gpu = to_host(nf4_quantize(values, kGpu, false, "w"));
@@ -104,8 +104,12 @@ TEST_F(Nf4Gpu, DecodesToTheBitsOfTheCpu) {
 }
 
 TEST_F(Nf4Gpu, DecodesIntoRowsThatLieApartAndNothingElse) {
-  for (const auto& [rows, columns, pitch] : {std::array<std::int64_t, 3>{5, 24, 40}, {3, 64, 64}, {7, 13, 29},
-                                             {130, 4096, 4112}, {130, 4096, 4099}, {1, 50, 64}}) {
+  for (const auto& [rows, columns, pitch] : {std::array<std::int64_t, 3>{5, 24, 40},
+                                             {3, 64, 64},
+                                             {7, 13, 29},
+                                             {130, 4096, 4112},
+                                             {130, 4096, 4099},
+                                             {1, 50, 64}}) {
     for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
       SCOPED_TRACE(::testing::Message() << rows << " x " << columns << " in " << pitch);
       const at::Tensor values = make_values(Kind::kNormal, rows * columns, at::kBFloat16).view({rows, columns});
@@ -148,8 +152,8 @@ TEST_F(Nf4Gpu, CountsBeyond32Bits) {
   const at::Tensor absmax = plain.absmax.cpu();
   std::vector<std::uint8_t> absmax_codes(blocks);
   std::vector<float> nested_absmax(static_cast<std::size_t>(nf4_nested_blocks(nf4_blocks(kCount))));
-  const float offset = nf4_nest_absmax(absmax.const_data_ptr<float>(), nf4_blocks(kCount), absmax_codes.data(),
-                                       nested_absmax.data());
+  const float offset =
+      nf4_nest_absmax(absmax.const_data_ptr<float>(), nf4_blocks(kCount), absmax_codes.data(), nested_absmax.data());
   const Nf4Tensor host = to_host(nested);
   EXPECT_EQ(host.nested_offset, offset);
   EXPECT_LE(differing(host.absmax_codes, absmax_codes), 2);
@@ -157,8 +161,8 @@ TEST_F(Nf4Gpu, CountsBeyond32Bits) {
 
   const at::Tensor decoded = at::empty({kCount}, values.options());
   nf4_dequantize(nested, decoded);
-  for (const std::int64_t begin : {std::int64_t{0}, std::int64_t{1} << 30, (std::int64_t{1} << 31) - kPart / 2,
-                                   (kCount - kPart) / 64 * 64}) {
+  for (const std::int64_t begin :
+       {std::int64_t{0}, std::int64_t{1} << 30, (std::int64_t{1} << 31) - kPart / 2, (kCount - kPart) / 64 * 64}) {
     const std::int64_t count = std::min(2 * kPart, kCount - begin);
     const Nf4Tensor part = nf4_quantize(to_host_tensor(values.narrow(0, begin, count).cpu()), false);
     const std::vector<std::uint8_t> codes(host.codes.begin() + begin / 2,

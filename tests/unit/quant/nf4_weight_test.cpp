@@ -36,9 +36,9 @@ TEST(Nf4Weight, HasTheBytesOfThePlainForm) {
       const Nf4Tensor plain = nf4_quantize(to_host_tensor(values), nested, "w");
       expect_equal(to_host(weight), plain);
       expect_equal(to_host(to_device(plain, at::kCPU)), plain);
-      EXPECT_EQ(weight.bytes(), static_cast<std::int64_t>(plain.codes.size() + plain.absmax_codes.size() +
-                                                          4 * (plain.absmax.size() + plain.nested_absmax.size() +
-                                                               plain.nested_map.size())));
+      EXPECT_EQ(weight.bytes(), static_cast<std::int64_t>(
+                                    plain.codes.size() + plain.absmax_codes.size() +
+                                    4 * (plain.absmax.size() + plain.nested_absmax.size() + plain.nested_map.size())));
     }
   }
 }
@@ -69,7 +69,8 @@ WeightStore filled_store(std::int64_t cache) {
 TEST(WeightStore, CachesWhatFitsAndGivesTheSameNumbers) {
   WeightStore without = filled_store(0), with = filled_store(8 * 64 * 2);
   for (int round = 0; round < 2; ++round) {
-    for (const WeightStore::Group group : {0, 1}) EXPECT_TRUE(without.materialize(group).equal(with.materialize(group)));
+    for (const WeightStore::Group group : {0, 1})
+      EXPECT_TRUE(without.materialize(group).equal(with.materialize(group)));
   }
   EXPECT_EQ(without.scratch_bytes(), 8 * 64 * 2);
   EXPECT_EQ(with.scratch_bytes(), 8 * 64 * 2 + 8 * 64 * 2);  // the cached group, and a buffer for the largest

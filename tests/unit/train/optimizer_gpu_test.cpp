@@ -88,7 +88,8 @@ TEST_F(AdamWGpu, FollowsTheCpu) {
 TEST_F(AdamWGpu, GivesTheSameBitsPagedAndGoingOn) {
   for (const bool eight_bit : {false, true}) {
     SCOPED_TRACE(eight_bit ? "8 bits" : "32 bits");
-    TinyRun plain(kGpu, at::kBFloat16, settings_of(eight_bit, false)), paged(kGpu, at::kBFloat16, settings_of(eight_bit, true));
+    TinyRun plain(kGpu, at::kBFloat16, settings_of(eight_bit, false)),
+        paged(kGpu, at::kBFloat16, settings_of(eight_bit, true));
     EXPECT_TRUE(paged.optimizer.state().at(eight_bit ? "exp_avg_codes" : "exp_avg").is_pinned());
     for (int t = 1; t <= 4; ++t) EXPECT_EQ(plain.step(t), paged.step(t));
     EXPECT_TRUE(plain.set.values().equal(paged.set.values()));

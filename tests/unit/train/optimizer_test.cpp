@@ -146,7 +146,7 @@ TEST(AdamW8bit, FollowsItsFormula) {
   for (std::size_t i = 0; i < gradients.size(); ++i) {
     gradients[i] = i >= 256 ? 0.0F : static_cast<float>(std::sin(static_cast<double>(i)));
   }
-  const AdamW8bitTensor tensor{kCount,       values.data(),       gradients.data(),    first.data(),
+  const AdamW8bitTensor tensor{kCount,        values.data(),       gradients.data(),    first.data(),
                                second.data(), first_absmax.data(), second_absmax.data()};
   const AdamWScalars s{1e-2F, 0.9F, 0.999F, 1e-8F, 0.1F, std::sqrt(0.001F)};
   adamw_8bit_step(tensor, s, 1e-2F, 0.1F);
