@@ -159,7 +159,7 @@ class CudaAdamW : public DeviceAdamW {
                                           partials_.mutable_data_ptr<double>(), status,
                                           c10::cuda::getCurrentCUDAStream()));
     update_wide(scalars, status);
-    update_narrow(scalars, status);
+    update_narrow(as_bitsandbytes(scalars), status);
     return norm;
   }
 

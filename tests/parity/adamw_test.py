@@ -1,7 +1,8 @@
 """AdamW with 8-bit and with fp32 moments against bitsandbytes and torch, step by step, on every device here.
 
-bitsandbytes' CUDA kernels compute with fast math, its CPU back end keeps no sign of small first moments and decays before
-the update: an 8-bit code may land beside ours, and moments differ by a code's width from there on.
+bitsandbytes' CUDA kernels compute with fast math: an 8-bit code may land beside ours, if rarely. Its CPU back end keeps no
+sign of small first moments; where a block holds gradients of many sizes it soon goes another way than its CUDA kernels,
+so it is compared with after the first step alone.
 """
 import os
 import subprocess
@@ -46,7 +47,7 @@ def ours(case, device, bits):
 
 
 def theirs(case, device, make):
-    parameters = {name: torch.nn.Parameter(case[f"value.{name}"].to(device)) for name in SHAPES}
+    parameters = {name: torch.nn.Parameter(case[f"value.{name}"].clone().to(device)) for name in SHAPES}
     optimizer = make(list(parameters.values()))
     values = {}
     for t in range(1, STEPS + 1):
@@ -68,7 +69,7 @@ def distance(a, b, case, t):
 def compare_8bit(case, device):
     mine = ours(case, device, 8)
     values, optimizer, parameters = theirs(case, device, lambda p: bnb.optim.AdamW8bit(p, **SETTINGS))
-    limits = {1: 1e-6, STEPS: 2e-3} if device == "cuda" else {1: 1e-6, STEPS: 2e-2}
+    limits = {1: 1e-4, STEPS: 1e-3} if device == "cuda" else {1: 1e-4}  # theirs rounds 1 - 0.999^1 coarsely
     for t, limit in limits.items():
         apart = distance(mine, values, case, t)
         check(apart < limit, f"{device}, 8 bits, step {t}: {apart:.2e} of the way apart")
@@ -89,7 +90,7 @@ def compare_8bit(case, device):
         begin += count
     check(begin == mine["exp_avg_codes"].numel(), "the same tensors have 8-bit moments")
     share = off / codes
-    check(share < (0.01 if device == "cuda" else 0.2), f"{device}: {off} of {codes} codes differ, {signs} by more than one")
+    check(share < (1e-4 if device == "cuda" else 0.05), f"{device}: {off} of {codes} codes differ, {signs} by more than one")
 
 
 def compare_fp32(case, device):

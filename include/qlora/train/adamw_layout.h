@@ -28,8 +28,9 @@ struct AdamWSegment {
 struct AdamWScalars {
   float learning_rate = 0.0F;
   float beta1 = 0.0F, beta2 = 0.0F, epsilon = 0.0F;
-  float correction1 = 1.0F;  // 1 - beta1^t
-  float correction2 = 1.0F;  // sqrt(1 - beta2^t)
+  float rest1 = 1.0F, rest2 = 1.0F;  // 1 - beta1, 1 - beta2
+  float correction1 = 1.0F;          // 1 - beta1^t
+  float correction2 = 1.0F;          // sqrt(1 - beta2^t)
 };
 
 }  // namespace qlora

@@ -148,7 +148,7 @@ TEST(AdamW8bit, FollowsItsFormula) {
   }
   const AdamW8bitTensor tensor{kCount,        values.data(),       gradients.data(),    first.data(),
                                second.data(), first_absmax.data(), second_absmax.data()};
-  const AdamWScalars s{1e-2F, 0.9F, 0.999F, 1e-8F, 0.1F, std::sqrt(0.001F)};
+  const AdamWScalars s{1e-2F, 0.9F, 0.999F, 1e-8F, 1.0F - 0.9F, 0.001F, 0.1F, std::sqrt(0.001F)};
   adamw_8bit_step(tensor, s, 1e-2F, 0.1F);
   float top = 0.0F;
   for (std::size_t i = 0; i < 256; ++i) top = std::max(top, std::fabs((1.0F - 0.9F) * gradients[i]));
