@@ -28,21 +28,27 @@ std::size_t rotation(std::int64_t bytes) {
   return static_cast<std::size_t>((std::int64_t{256} << 20) / bytes + 1);
 }
 
-// Runs work(i) and reports `bytes` for each; timed by events of the stream.
+// An iteration is kRepeats times work(i), each of `bytes`; timed by events of the stream.
+constexpr int kRepeats = 20;
+
 template <typename Work>
 void measure(benchmark::State& state, std::int64_t bytes, Work work) {
   const c10::impl::VirtualGuardImpl guard(at::kCUDA);
   c10::Event begin(at::kCUDA, c10::EventFlag::BACKEND_DEFAULT), end(at::kCUDA, c10::EventFlag::BACKEND_DEFAULT);
-  constexpr int kRepeats = 20;
   for (int i = 0; i < kRepeats; ++i) work(i);
+  double milliseconds = 0.0;
   for (auto _ : state) {
     begin.record(guard.getStream(kGpu));
     for (int i = 0; i < kRepeats; ++i) work(i);
     end.record(guard.getStream(kGpu));
     end.synchronize();
-    state.SetIterationTime(begin.elapsedTime(end) / 1e3 / kRepeats);
+    const double elapsed = begin.elapsedTime(end);
+    state.SetIterationTime(elapsed / 1e3);
+    milliseconds += elapsed;
   }
-  state.SetBytesProcessed(state.iterations() * bytes);
+  const auto times = static_cast<double>(kRepeats * state.iterations());
+  state.counters["us"] = milliseconds * 1e3 / times;
+  state.counters["GB/s"] = static_cast<double>(bytes) * times / (milliseconds * 1e6);
 }
 
 void copy_bf16(benchmark::State& state) {

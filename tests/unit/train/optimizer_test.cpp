@@ -103,7 +103,7 @@ ParameterSet mixed_parameters() {
 
 void step_with_waves(ParameterSet& set, AdamW& optimizer, int t, double max_norm = 0.0) {
   for (std::int64_t i = 0; i < set.size(); ++i) {
-    const double size = std::pow(10.0, -static_cast<double>(i % 5));
+    const double size = 1.0 / static_cast<double>(1 + i % 5);
     set.grads().data_ptr<float>()[i] =
         i % 7 == 0 ? 0.0F : static_cast<float>(size * std::sin(static_cast<double>(i) + 0.3 * t));
   }
@@ -136,7 +136,7 @@ TEST(AdamW8bit, KeepsSmallTensorsInFp32AndFollowsTheOthers) {
   const double went = wide.values().sub(start).norm().item<double>();
   EXPECT_TRUE(apart.narrow(0, 9600, 4095).eq(0.0).all().item<bool>());
   EXPECT_GT(apart.norm().item<double>(), 0.0);
-  EXPECT_LT(apart.norm().item<double>(), 0.1 * went);
+  EXPECT_LT(apart.norm().item<double>(), 0.1 * went) << "of " << went;
 }
 
 TEST(AdamW8bit, FollowsItsFormula) {
