@@ -42,6 +42,8 @@ function(qlora_kernels)
   target_link_libraries(qlora_kernels PRIVATE cuda::runtime)
   target_compile_options(qlora_kernels PRIVATE
     -Xcompiler=-Wall,-Wextra --Werror=all-warnings --expt-relaxed-constexpr)
+  # Rounds after each operation, as its CPU form does.
+  set_source_files_properties("${PROJECT_SOURCE_DIR}/kernels/adamw.cu" PROPERTIES COMPILE_OPTIONS -fmad=false)
 endfunction()
 
 # qlora_executable(NAME [TORCH] SOURCES... DEPENDS ...)

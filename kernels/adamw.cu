@@ -1,10 +1,8 @@
 // Compiled without fused multiply-adds, so that the 8-bit form rounds as the CPU's.
-#include "kernels/adamw.h"
-
-#include <algorithm>
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+
+#include "kernels/adamw.h"
 
 namespace qlora::kernels {
 namespace {
@@ -86,8 +84,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = threadIdx.x; i < count; i += kThreads) {
     const Moments m =
         next_moments({state.first[moment + i], state.second[moment + i]}, target.gradients[at + i] * clip, s);
-    const float value = target.values[at + i] * kept -
-                        rate / s.correction1 * (m.first / (sqrtf(m.second) / s.correction2 + s.epsilon));
+    const float value =
+        target.values[at + i] * kept - rate / s.correction1 * (m.first / (sqrtf(m.second) / s.correction2 + s.epsilon));
     state.first[moment + i] = m.first;
     state.second[moment + i] = m.second;
     target.values[at + i] = value;
@@ -132,8 +130,7 @@ __global__ void __launch_bounds__(kThreads)
     state.second_absmax[tile] = top_second;
   }
   if (!inside) return;
-  const float value =
-      adamw_8bit_update(target.values[at], m, s, s.learning_rate * segment.rate, segment.decay);
+  const float value = adamw_8bit_update(target.values[at], m, s, s.learning_rate * segment.rate, segment.decay);
   target.values[at] = value;
   put_compute<T>(target.compute, at, value);
   state.first[moment] = first_moment_code(m.first, top_first, map);
@@ -168,8 +165,7 @@ cudaError_t adamw(const AdamWRange& range, const AdamWTarget& target, const Adam
                   const AdamWScalars& scalars, const StepStatus& status, cudaStream_t stream) {
   if (range.tiles == 0) return cudaSuccess;
   return for_compute_type(target, [&]<typename T>() {
-    adamw_kernel<T>
-        <<<static_cast<unsigned>(range.tiles), kThreads, 0, stream>>>(range, target, state, scalars, status);
+    adamw_kernel<T><<<static_cast<unsigned>(range.tiles), kThreads, 0, stream>>>(range, target, state, scalars, status);
   });
 }
 

@@ -3,12 +3,13 @@
 // step finds out (its norm, whether it failed) stays on the device.
 #pragma once
 
-#include <cstdint>
-
 #include <cuda_runtime_api.h>
 
-#include "kernels/float_type.h"
+#include <cstdint>
+
 #include "qlora/train/adamw_8bit.h"
+
+#include "kernels/float_type.h"
 
 namespace qlora::kernels {
 
@@ -48,7 +49,7 @@ struct AdamWState {
 struct AdamW8bitState {
   std::uint8_t *first, *second;
   std::int64_t state_begin;
-  float *first_absmax, *second_absmax;          // [all tiles]
+  float *first_absmax, *second_absmax;     // [all tiles]
   const float *signed_map, *unsigned_map;  // [256]
 };
 

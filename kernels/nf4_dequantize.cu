@@ -1,17 +1,19 @@
-#include "kernels/nf4_dequantize.h"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include "qlora/quant/nf4_arithmetic.h"
+
+#include "kernels/nf4_dequantize.h"
 
 namespace qlora::kernels {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kUnit = 8;   // values that are decoded at once: 4 bytes of codes, 16 bytes of 16-bit weights
-constexpr int kUnits = 4;  // of a thread; their loads are in flight together
+constexpr int kUnits = 2;  // of a thread; their loads are in flight together
 constexpr int kUnitsPerBlock = kNf4Block / kUnit;
+// Results larger than this do not stay in the L2 cache anyway: they are written past it, which is 5 % faster.
+constexpr std::int64_t kStreamedBytes = 32 << 20;
 
 // The code values in shared memory: 16 of 32 banks, so that no two lanes collide.
 __device__ void load_code(float* code) {
@@ -25,21 +27,31 @@ __device__ float block_absmax(const Nf4Matrix& m, std::int64_t block) {
   return nf4_multiply(__ldg(m.nested_map + m.absmax_codes[block]), scale) + m.nested_offset;
 }
 
-__device__ void store(const float (&v)[kUnit], float* out) {
-  reinterpret_cast<float4*>(out)[0] = make_float4(v[0], v[1], v[2], v[3]);
-  reinterpret_cast<float4*>(out)[1] = make_float4(v[4], v[5], v[6], v[7]);
+__device__ void store16(const void* from, void* to, bool streamed) {
+  const uint4 bytes = *static_cast<const uint4*>(from);
+  if (streamed) {
+    __stcs(static_cast<uint4*>(to), bytes);
+  } else {
+    *static_cast<uint4*>(to) = bytes;
+  }
 }
 
-__device__ void store(const float (&v)[kUnit], __half* out) {
+__device__ void store(const float (&v)[kUnit], float* out, bool streamed) {
+  alignas(16) float4 fours[2] = {make_float4(v[0], v[1], v[2], v[3]), make_float4(v[4], v[5], v[6], v[7])};
+  store16(fours, out, streamed);
+  store16(fours + 1, out + 4, streamed);
+}
+
+__device__ void store(const float (&v)[kUnit], __half* out, bool streamed) {
   alignas(16) __half2 pairs[kUnit / 2];
   for (int i = 0; i < kUnit / 2; ++i) pairs[i] = __floats2half2_rn(v[2 * i], v[2 * i + 1]);
-  *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(pairs);
+  store16(pairs, out, streamed);
 }
 
-__device__ void store(const float (&v)[kUnit], __nv_bfloat16* out) {
+__device__ void store(const float (&v)[kUnit], __nv_bfloat16* out, bool streamed) {
   alignas(16) __nv_bfloat162 pairs[kUnit / 2];
   for (int i = 0; i < kUnit / 2; ++i) pairs[i] = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
-  *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(pairs);
+  store16(pairs, out, streamed);
 }
 
 __device__ void store_one(float value, float* out) {
@@ -56,7 +68,8 @@ __device__ void store_one(float value, __nv_bfloat16* out) {
 // kPitched: `row_units` units make a row, and rows begin `pitch` values apart; else there is one row.
 template <typename T, bool kPitched>
 __global__ void __launch_bounds__(kThreads)
-    nf4_dequantize_kernel(const Nf4Matrix matrix, std::int64_t units, unsigned row_units, std::int64_t pitch, T* out) {
+    nf4_dequantize_kernel(const Nf4Matrix matrix, std::int64_t units, unsigned row_units, std::int64_t pitch,
+                          bool streamed, T* out) {
   __shared__ float code[16];
   load_code(code);
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kThreads * kUnits) + threadIdx.x;
@@ -85,7 +98,7 @@ __global__ void __launch_bounds__(kThreads)
       const unsigned row = static_cast<unsigned>(unit) / row_units;
       at = row * pitch + static_cast<std::int64_t>(static_cast<unsigned>(unit) - row * row_units) * kUnit;
     }
-    store(value, out + at);
+    store(value, out + at, streamed);
   }
 }
 
@@ -114,14 +127,15 @@ cudaError_t launch(const Nf4Matrix& matrix, T* out, std::int64_t pitch, cudaStre
   const bool aligned = reinterpret_cast<std::uintptr_t>(out) % 16 == 0;
   const bool whole = pitch == matrix.columns;
   const bool even_rows = matrix.columns % kUnit == 0 && pitch % kUnit == 0 && count / kUnit <= 0xffffffffLL;
+  const bool streamed = count * static_cast<std::int64_t>(sizeof(T)) > kStreamedBytes;
   const std::int64_t units = aligned && (whole || even_rows) ? count / kUnit : 0;
   if (units > 0) {
     const auto grid = static_cast<unsigned>(ceil_divide(units, kThreads * kUnits));
     if (whole) {
-      nf4_dequantize_kernel<T, false><<<grid, kThreads, 0, stream>>>(matrix, units, 0, 0, out);
+      nf4_dequantize_kernel<T, false><<<grid, kThreads, 0, stream>>>(matrix, units, 0, 0, streamed, out);
     } else {
       const auto row_units = static_cast<unsigned>(matrix.columns / kUnit);
-      nf4_dequantize_kernel<T, true><<<grid, kThreads, 0, stream>>>(matrix, units, row_units, pitch, out);
+      nf4_dequantize_kernel<T, true><<<grid, kThreads, 0, stream>>>(matrix, units, row_units, pitch, streamed, out);
     }
   }
   if (units * kUnit < count) {

@@ -2,9 +2,9 @@
 // Pointers are the device's; work is queued on `stream`; what comes back is the launch's error.
 #pragma once
 
-#include <cstdint>
-
 #include <cuda_runtime_api.h>
+
+#include <cstdint>
 
 #include "kernels/float_type.h"
 
@@ -23,7 +23,6 @@ struct Nf4Matrix {
 
 // Row r goes to out + r * pitch (in values; at least `columns`). Fast where a row and the pitch are multiples of 8
 // values and `out` is 16-byte aligned, or where pitch == columns.
-cudaError_t nf4_dequantize(const Nf4Matrix& matrix, FloatType type, void* out, std::int64_t pitch,
-                           cudaStream_t stream);
+cudaError_t nf4_dequantize(const Nf4Matrix& matrix, FloatType type, void* out, std::int64_t pitch, cudaStream_t stream);
 
 }  // namespace qlora::kernels

@@ -1,16 +1,16 @@
-#include "kernels/nf4_quantize.h"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include "qlora/quant/dynamic_map.h"
 #include "qlora/quant/nf4_arithmetic.h"
 
+#include "kernels/nf4_quantize.h"
+
 namespace qlora::kernels {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kEach = 8;                       // values a thread: 16 bytes of 16-bit weights, 4 bytes of codes
+constexpr int kEach = 8;                     // values a thread: 16 bytes of 16-bit weights, 4 bytes of codes
 constexpr int kSharers = kNf4Block / kEach;  // threads that share a block of 64
 constexpr unsigned kAllLanes = 0xffffffffU;
 constexpr unsigned kMagnitude = 0x7fffffffU;
@@ -91,8 +91,8 @@ __global__ void __launch_bounds__(kNf4NestedBlock)
 }
 
 template <typename T>
-cudaError_t launch(const void* values, std::int64_t count, std::uint8_t* codes, float* absmax,
-                   std::uint64_t* first_bad, cudaStream_t stream) {
+cudaError_t launch(const void* values, std::int64_t count, std::uint8_t* codes, float* absmax, std::uint64_t* first_bad,
+                   cudaStream_t stream) {
   constexpr std::int64_t kTile = kThreads * kEach;
   static_assert(sizeof(*first_bad) == sizeof(unsigned long long));
   nf4_quantize_kernel<<<static_cast<unsigned>((count + kTile - 1) / kTile), kThreads, 0, stream>>>(

@@ -2,9 +2,9 @@
 // Pointers are the device's; work is queued on `stream`; what comes back is the launch's error.
 #pragma once
 
-#include <cstdint>
-
 #include <cuda_runtime_api.h>
+
+#include <cstdint>
 
 #include "kernels/float_type.h"
 
@@ -16,7 +16,8 @@ namespace qlora::kernels {
 cudaError_t nf4_quantize(const void* values, FloatType type, std::int64_t count, std::uint8_t* codes, float* absmax,
                          std::uint64_t* first_bad, cudaStream_t stream);
 
-// absmax - offset [blocks] in the signed dynamic map [256] -> absmax_codes [blocks], nested_absmax [ceil(blocks / 256)].
+// absmax - offset [blocks] in the signed dynamic map [256] -> absmax_codes [blocks], nested_absmax [ceil(blocks /
+// 256)].
 cudaError_t nf4_nest_absmax(const float* absmax, std::int64_t blocks, float offset, const float* map,
                             std::uint8_t* absmax_codes, float* nested_absmax, cudaStream_t stream);
 

@@ -139,9 +139,8 @@ Nf4Tensor nf4_quantize(const HostTensor& tensor, bool nested, std::string_view n
   if (!nested) return result;
   result.absmax_codes.resize(blocks);
   result.nested_absmax.resize(static_cast<std::size_t>(nf4_nested_blocks(nf4_blocks(count))));
-  result.nested_offset =
-      nf4_nest_absmax(result.absmax.data(), nf4_blocks(count), result.absmax_codes.data(), result.nested_absmax.data(),
-                      name);
+  result.nested_offset = nf4_nest_absmax(result.absmax.data(), nf4_blocks(count), result.absmax_codes.data(),
+                                         result.nested_absmax.data(), name);
   result.nested_map.assign(signed_dynamic_map().begin(), signed_dynamic_map().end());
   result.absmax = {};
   return result;

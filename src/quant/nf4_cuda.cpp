@@ -53,8 +53,7 @@ float nf4_nest_absmax(const at::Tensor& absmax, const at::Tensor& map, const at:
   if (!std::isfinite(offset)) nf4_refuse_nesting(name);
   C10_CUDA_CHECK(kernels::nf4_nest_absmax(absmax.const_data_ptr<float>(), absmax.numel(), offset,
                                           map.const_data_ptr<float>(), absmax_codes.mutable_data_ptr<std::uint8_t>(),
-                                          nested_absmax.mutable_data_ptr<float>(),
-                                          c10::cuda::getCurrentCUDAStream()));
+                                          nested_absmax.mutable_data_ptr<float>(), c10::cuda::getCurrentCUDAStream()));
   return offset;
 }
 

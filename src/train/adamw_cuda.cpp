@@ -15,8 +15,9 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "kernels/adamw.h"
 #include "qlora/quant/dynamic_map.h"
+
+#include "kernels/adamw.h"
 
 namespace qlora {
 namespace {
@@ -158,7 +159,7 @@ class CudaAdamW : public DeviceAdamW {
                                           partials_.mutable_data_ptr<double>(), status,
                                           c10::cuda::getCurrentCUDAStream()));
     update_wide(scalars, status);
-    update_narrow(scalars, status);
+    update_narrow(as_bitsandbytes(scalars), status);
     return norm;
   }
 
@@ -198,8 +199,8 @@ class CudaAdamW : public DeviceAdamW {
     const auto update = [&](const Chunk& chunk, const at::Tensor& first, const at::Tensor& second) {
       const kernels::AdamWState state{first.mutable_data_ptr<float>(), second.mutable_data_ptr<float>(),
                                       chunk.state_begin};
-      C10_CUDA_CHECK(kernels::adamw(range(wide_, chunk), target(), state, scalars, status,
-                                    c10::cuda::getCurrentCUDAStream()));
+      C10_CUDA_CHECK(
+          kernels::adamw(range(wide_, chunk), target(), state, scalars, status, c10::cuda::getCurrentCUDAStream()));
     };
     wide_pager_ ? wide_pager_->run(update) : update(whole(wide_chunks_), moments_.first, moments_.second);
   }

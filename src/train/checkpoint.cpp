@@ -39,9 +39,7 @@ HostTensor host_view(const at::Tensor& tensor) {
   const auto* type = std::find_if(kTypes.begin(), kTypes.end(),
                                   [&](const auto& known) { return known.second == tensor.scalar_type(); });
   TORCH_CHECK(type != kTypes.end(), "the optimizer's state has the type ", tensor.scalar_type());
-  return {type->first,
-          tensor.sizes().vec(),
-          {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
+  return {type->first, tensor.sizes().vec(), {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
 }
 
 void write_optimizer(const fs::path& path, const OptimizerState& state) {

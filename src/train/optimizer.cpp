@@ -83,6 +83,8 @@ AdamWScalars scalars_of(const AdamWSettings& s, double learning_rate, std::int64
           static_cast<float>(s.beta1),
           static_cast<float>(s.beta2),
           static_cast<float>(s.epsilon),
+          static_cast<float>(1.0 - s.beta1),
+          static_cast<float>(1.0 - s.beta2),
           static_cast<float>(1.0 - std::pow(s.beta1, steps)),
           static_cast<float>(std::sqrt(1.0 - std::pow(s.beta2, steps)))};
 }
@@ -120,7 +122,7 @@ at::Tensor AdamW::step(double learning_rate, double max_norm, const at::Tensor& 
   if (!finite && failed_step_ == 0) failed_step_ = steps_;
   if (failed_step_ == 0) {
     update_wide(learning_rate);
-    update_narrow(scalars);
+    update_narrow(as_bitsandbytes(scalars));
     parameters_.refresh_compute();
   }
   return at::scalar_tensor(norm, at::kDouble);

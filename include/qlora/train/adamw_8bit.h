@@ -21,8 +21,14 @@ struct Moments {
 };
 
 QLORA_HOST_DEVICE inline Moments next_moments(Moments old, float gradient, const AdamWScalars& s) {
-  return {old.first * s.beta1 + (1.0F - s.beta1) * gradient,
-          old.second * s.beta2 + (1.0F - s.beta2) * gradient * gradient};
+  return {old.first * s.beta1 + s.rest1 * gradient, old.second * s.beta2 + s.rest2 * gradient * gradient};
+}
+
+// bitsandbytes subtracts the betas from 1 in fp32, where 1 - 0.999 loses three digits.
+inline AdamWScalars as_bitsandbytes(AdamWScalars s) {
+  s.rest1 = 1.0F - s.beta1;
+  s.rest2 = 1.0F - s.beta2;
+  return s;
 }
 
 QLORA_HOST_DEVICE inline float adamw_8bit_update(float value, Moments m, const AdamWScalars& s, float learning_rate,

@@ -1,4 +1,5 @@
-// How AdamW's work is cut: segments of the flat parameters, and their tiles. Plain numbers, for the CPU and the kernels.
+// How AdamW's work is cut: segments of the flat parameters, and their tiles. Plain numbers, for the CPU and the
+// kernels.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +28,9 @@ struct AdamWSegment {
 struct AdamWScalars {
   float learning_rate = 0.0F;
   float beta1 = 0.0F, beta2 = 0.0F, epsilon = 0.0F;
-  float correction1 = 1.0F;  // 1 - beta1^t
-  float correction2 = 1.0F;  // sqrt(1 - beta2^t)
+  float rest1 = 1.0F, rest2 = 1.0F;  // 1 - beta1, 1 - beta2
+  float correction1 = 1.0F;          // 1 - beta1^t
+  float correction2 = 1.0F;          // sqrt(1 - beta2^t)
 };
 
 }  // namespace qlora

@@ -17,7 +17,9 @@ namespace fs = std::filesystem;
 
 CheckpointState state_of(std::int64_t step) {
   const at::Tensor values = at::arange(40, at::kFloat).mul(0.1).add(static_cast<double>(step));
-  return {Json{{"step", step}, {"loss_sum", 0.1}}, {values, {{"exp_avg", values.mul(2)}, {"exp_avg_sq", values.mul(3)}, {"exp_avg_codes", values.to(at::kByte)}}}};
+  return {
+      Json{{"step", step}, {"loss_sum", 0.1}},
+      {values, {{"exp_avg", values.mul(2)}, {"exp_avg_sq", values.mul(3)}, {"exp_avg_codes", values.to(at::kByte)}}}};
 }
 
 fs::path save(const fs::path& output, std::int64_t step) {
