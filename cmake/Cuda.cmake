@@ -21,6 +21,16 @@ find_library(QLORA_CUDART NAMES libcudart.so.13 PATHS "${QLORA_CUDA_LIB}" NO_DEF
 if(NOT QLORA_CUDART)
   message(FATAL_ERROR "torch's CUDA libraries were not found in '${QLORA_CUDA_LIB}': run scripts/setup --preset cuda")
 endif()
+# cuDNN's functions are found at run time, in the library that torch loads; its headers and the header-only frontend
+# stand beside torch.
+set(QLORA_CUDNN_FRONTEND "${QLORA_TORCH}/../include" CACHE PATH "Where cudnn_frontend.h lies")
+if(NOT EXISTS "${QLORA_CUDNN_FRONTEND}/cudnn_frontend.h")
+  message(FATAL_ERROR "cudnn_frontend.h was not found in '${QLORA_CUDNN_FRONTEND}': run scripts/setup --preset cuda")
+endif()
+add_library(cudnn::frontend INTERFACE IMPORTED GLOBAL)
+target_include_directories(cudnn::frontend SYSTEM INTERFACE
+  "${QLORA_CUDNN_FRONTEND}" "${QLORA_TORCH}/../nvidia/cudnn/include")
+
 add_library(cuda::runtime INTERFACE IMPORTED GLOBAL)
-target_link_libraries(cuda::runtime INTERFACE "${QLORA_CUDART}")
+target_link_libraries(cuda::runtime INTERFACE "${QLORA_CUDART}" "${QLORA_CUDA_LIB}/libcublasLt.so.13")
 target_include_directories(cuda::runtime SYSTEM INTERFACE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})

@@ -38,11 +38,12 @@ function(qlora_kernels)
     return()
   endif()
   add_library(qlora_kernels STATIC ${sources})
-  target_include_directories(qlora_kernels PUBLIC "${PROJECT_SOURCE_DIR}")
-  target_link_libraries(qlora_kernels PUBLIC cuda::runtime)
-  target_compile_definitions(qlora_kernels PUBLIC QLORA_CUDA=1)
+  target_include_directories(qlora_kernels PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/include")
+  target_link_libraries(qlora_kernels PRIVATE cuda::runtime)
   target_compile_options(qlora_kernels PRIVATE
     -Xcompiler=-Wall,-Wextra --Werror=all-warnings --expt-relaxed-constexpr)
+  # Rounds after each operation, as its CPU form does.
+  set_source_files_properties("${PROJECT_SOURCE_DIR}/kernels/adamw.cu" PROPERTIES COMPILE_OPTIONS -fmad=false)
 endfunction()
 
 # qlora_executable(NAME [TORCH] SOURCES... DEPENDS ...)

@@ -14,7 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 WeightPolicy policy_of(const BaseSettings& settings) {
-  return {settings.quantize, settings.nested, dequantize_cache_bytes(settings.device)};
+  return {settings.quantize, settings.nested, settings.dequantize_cache_bytes};
 }
 
 }  // namespace
@@ -22,12 +22,15 @@ WeightPolicy policy_of(const BaseSettings& settings) {
 BaseSettings base_settings(const TrainJob& job) {
   const at::Device device = choose_device(job.common.device);
   return {job.model.method == Method::kQlora, job.model.use_bnb_nested_quant, device,
-          choose_dtype(job.model.dtype, device)};
+          choose_dtype(job.model.dtype, device), dequantize_cache_bytes(job.model, device)};
 }
 
-// On the CPU what is dequantized once stays: memory is the machine's, and products dominate small models.
-std::int64_t dequantize_cache_bytes(at::Device device) {
-  return device.is_cpu() ? std::int64_t{4} << 30 : 0;
+// auto: on the CPU what is dequantized once stays: memory is the machine's, and products dominate small models.
+std::int64_t dequantize_cache_bytes(const ModelOptions& options, at::Device device) {
+  constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+  if (options.dequantize_cache == "off") return 0;
+  if (options.dequantize_cache == "auto") return device.is_cpu() ? std::int64_t{4} << 30 : 0;
+  return static_cast<std::int64_t>(std::stod(options.dequantize_cache) * kGib);
 }
 
 std::optional<std::string> dtype_problem(const ModelConfig& config, at::ScalarType dtype) {

@@ -33,6 +33,7 @@ BaseSettings settings_of(const EvalJob& job, const std::vector<LoraAdapter>& ada
   BaseSettings settings;
   settings.device = choose_device(job.common.device);
   settings.dtype = choose_dtype(job.model.dtype, settings.device);
+  settings.dequantize_cache_bytes = dequantize_cache_bytes(job.model, settings.device);
   const AdapterRecord* record = adapters.empty() || !adapters.front().record ? nullptr : &*adapters.front().record;
   settings.quantize = job.model.load_in_4bit.value_or(record != nullptr && record->quant_type == "nf4");
   settings.nested = record != nullptr ? record->nested : job.model.use_bnb_nested_quant;

@@ -44,6 +44,7 @@ Json identity_of(const TrainJob& job, const std::string& fingerprint, const std:
                            "tables",
                            "db_dir",
                            "max_memory_gib",
+                           "dequantize_cache",
                            "device",
                            "gradient_checkpointing",
                            "per_device_eval_batch_size"}) {

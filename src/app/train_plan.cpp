@@ -11,6 +11,7 @@
 #include "qlora/app/base_model.h"
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
+#include "qlora/quant/dynamic_map.h"
 #include "qlora/quant/nf4.h"
 #include "qlora/train/memory.h"
 #include "qlora/train/trainer.h"
@@ -59,7 +60,7 @@ std::int64_t nf4_bytes(std::int64_t count, bool nested) {
   const std::int64_t blocks = nf4_blocks(count);
   constexpr std::int64_t kFloat = sizeof(float);
   const std::int64_t scales =
-      nested ? blocks + kFloat * (nf4_nested_blocks(blocks) + static_cast<std::int64_t>(nf4_nested_map().size()))
+      nested ? blocks + kFloat * (nf4_nested_blocks(blocks) + static_cast<std::int64_t>(signed_dynamic_map().size()))
              : kFloat * blocks;
   return nf4_code_bytes(count) + scales;
 }
@@ -79,7 +80,7 @@ WeightBytes frozen_weights(WeightStore& store, const BaseSettings& settings) {
     if (in_4bit) quantized += element * count;
     if (in_4bit) largest = std::max(largest, element * count);
   }
-  const std::int64_t cache = dequantize_cache_bytes(settings.device);
+  const std::int64_t cache = settings.dequantize_cache_bytes;
   bytes.dequantized = quantized <= cache ? quantized : cache + 2 * largest;
   return bytes;
 }
@@ -163,7 +164,8 @@ class Planner {
     const bool copied = p.values().scalar_type() != settings_.dtype;
     const std::int64_t trainable =
         master + (copied ? p.size() * static_cast<std::int64_t>(c10::elementSize(settings_.dtype)) : 0);
-    const std::int64_t without_activations = frozen.stored + frozen.dequantized + trainable + 3 * master;
+    const std::int64_t moments = optimizer_bytes(p, adamw_settings(job_.train), settings_.device).device;
+    const std::int64_t without_activations = frozen.stored + frozen.dequantized + trainable + master + moments;
     const auto& blocks = decoder_->blocks(HeadKind::kLoss);
     const Keep keep = choose_keep(job_.train.gradient_checkpointing, blocks, largest,
                                   free_memory(settings_.device) / 10 * 9 - without_activations);
@@ -173,7 +175,7 @@ class Planner {
                      {"dequantized", frozen.dequantized},
                      {"trainable", trainable},
                      {"gradients", master},
-                     {"optimizer", 2 * master},
+                     {"optimizer", moments},
                      {"activations", activations},
                      {"total", without_activations + activations}};
   }

@@ -9,15 +9,18 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/bmm.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include "qlora/nn/kernels.h"
 #include "qlora/nn/kv_cache.h"
 #include "qlora/nn/rms_norm.h"
+
+#include "cudnn_attention.h"
 
 namespace qlora {
 namespace {
@@ -50,7 +53,7 @@ at::Tensor lse_view(const at::Tensor& lse, std::int64_t begin, std::int64_t end)
 }
 
 bool uses_varlen_kernel(const at::Tensor& qkv) {
-  return qkv.is_cuda() && (qkv.scalar_type() == at::kHalf || qkv.scalar_type() == at::kBFloat16);
+  return gpu::serves(qkv) && qkv.scalar_type() != at::kFloat;
 }
 
 // --- one row at a time -----------------------------------------------------------------------------------------------
@@ -102,43 +105,44 @@ RowGradients row_backward(const RowViews& row, const AttentionShape& s, const at
 }
 
 // --- all rows at once, on the GPU ------------------------------------------------------------------------------------
+// The tail goes in with the rest, so that nothing here depends on how many tokens are real; the bounds leave it out.
 
 struct PackedViews {
   at::Tensor q, k, v;  // [tokens, heads, head_dim]
 };
 
-PackedViews packed_views(const at::Tensor& qkv, std::int64_t tokens, const AttentionShape& s) {
-  const at::Tensor rows = qkv.narrow(0, 0, tokens);
+PackedViews packed_views(const at::Tensor& qkv, const AttentionShape& s) {
   const auto view = [&](std::int64_t column, std::int64_t heads) {
-    return rows.narrow(1, column, heads * s.head_dim).view({tokens, heads, s.head_dim});
+    return qkv.narrow(1, column, heads * s.head_dim).view({qkv.size(0), heads, s.head_dim});
   };
   return {view(0, s.heads), view(s.query_columns(), s.kv_heads), view(s.query_columns() + s.kv_columns(), s.kv_heads)};
 }
 
 void packed_forward(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, const at::Tensor& out,
                     const at::Tensor& lse) {
-  const std::int64_t tokens = batch.real_tokens();
-  const PackedViews p = packed_views(qkv, tokens, s);
+  if (cudnn_attention(batch, s, qkv, out, lse)) return gpu::zero_tail(out, batch.bounds);
+  const PackedViews p = packed_views(qkv, s);
   const auto result = at::_flash_attention_forward(p.q, p.k, p.v, batch.bounds, batch.bounds, batch.max_length,
                                                    batch.max_length, 0.0, true, false, s.scale);
-  out.narrow(0, 0, tokens).copy_(std::get<0>(result).view({tokens, s.query_columns()}));
-  lse.narrow(0, 0, tokens).copy_(std::get<1>(result).t());
+  out.copy_(std::get<0>(result).view(out.sizes()));
+  lse.copy_(std::get<1>(result).t());
+  gpu::zero_tail(out, batch.bounds);
 }
 
 void packed_backward(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, const at::Tensor& out,
                      const at::Tensor& lse, const at::Tensor& d_out, const at::Tensor& d_qkv) {
-  const std::int64_t tokens = batch.real_tokens();
-  const PackedViews p = packed_views(qkv, tokens, s);
-  const PackedViews d = packed_views(d_qkv, tokens, s);
-  const auto heads = [&](const at::Tensor& t) { return t.narrow(0, 0, tokens).view({tokens, s.heads, s.head_dim}); };
-  const at::Tensor rng = at::zeros({2}, qkv.options().dtype(at::kUInt64));
-  const at::Tensor none = at::zeros({0}, qkv.options().dtype(at::kUInt64));
-  const auto [dq, dk, dv] = at::_flash_attention_backward(
-      heads(d_out), p.q, p.k, p.v, heads(out), lse.narrow(0, 0, tokens).t().contiguous(), batch.bounds, batch.bounds,
-      batch.max_length, batch.max_length, 0.0, true, rng, none, s.scale);
+  if (cudnn_attention_backward(batch, s, qkv, out, lse, d_out, d_qkv)) return gpu::zero_tail(d_qkv, batch.bounds);
+  const PackedViews p = packed_views(qkv, s);
+  const PackedViews d = packed_views(d_qkv, s);
+  const auto heads = [&](const at::Tensor& t) { return t.view({t.size(0), s.heads, s.head_dim}); };
+  const at::Tensor unused_rng = at::empty({2}, qkv.options().dtype(at::kUInt64));
+  const auto [dq, dk, dv] = at::_flash_attention_backward(heads(d_out), p.q, p.k, p.v, heads(out), lse.t().contiguous(),
+                                                          batch.bounds, batch.bounds, batch.max_length,
+                                                          batch.max_length, 0.0, true, unused_rng, unused_rng, s.scale);
   d.q.copy_(dq);
   d.k.copy_(dk);
   d.v.copy_(dv);
+  gpu::zero_tail(d_qkv, batch.bounds);
 }
 
 // --- with a cache ----------------------------------------------------------------------------------------------------
@@ -184,8 +188,6 @@ OperationTraits Attention::traits() const {
 
 void Attention::forward(const Batch& batch, const OperationViews& v) {
   const at::Tensor& qkv = v.in[0];
-  const std::int64_t tokens = batch.real_tokens();
-  if (tokens < v.out.size(0)) v.out.narrow(0, tokens, v.out.size(0) - tokens).zero_();
   bool decoding = batch.cache != nullptr;
   if (batch.cache != nullptr) {
     for (std::size_t s = 0; s + 1 < batch.row_bounds.size(); ++s) {
@@ -200,10 +202,11 @@ void Attention::forward(const Batch& batch, const OperationViews& v) {
       decoding = decoding && length == 1;
     }
   }
+  if (!decoding && uses_varlen_kernel(qkv)) return packed_forward(batch, qkv, shape_, v.out, v.buffers[0]);
+  const std::int64_t tokens = batch.real_tokens();
+  if (tokens < v.out.size(0)) v.out.narrow(0, tokens, v.out.size(0) - tokens).zero_();
   if (decoding) {
     decode(batch, qkv, shape_, batch.cache->keys(layer_), batch.cache->values(layer_), v.out);
-  } else if (uses_varlen_kernel(qkv)) {
-    packed_forward(batch, qkv, shape_, v.out, v.buffers[0]);
   } else {
     for (std::size_t s = 0; s + 1 < batch.row_bounds.size(); ++s) {
       const std::int64_t begin = batch.row_bounds[s];
@@ -217,13 +220,12 @@ void Attention::forward(const Batch& batch, const OperationViews& v) {
 void Attention::backward(const Batch& batch, const OperationViews& v) {
   if (!v.d_in[0].defined()) return;
   TORCH_CHECK(!v.accumulate[0], "attention is the only reader of its input");
-  const std::int64_t tokens = batch.real_tokens();
   const at::Tensor& d_qkv = v.d_in[0];
-  if (tokens < d_qkv.size(0)) d_qkv.narrow(0, tokens, d_qkv.size(0) - tokens).zero_();
   if (uses_varlen_kernel(v.in[0])) {
-    packed_backward(batch, v.in[0], shape_, v.out, v.buffers[0], v.d_out, d_qkv);
-    return;
+    return packed_backward(batch, v.in[0], shape_, v.out, v.buffers[0], v.d_out, d_qkv);
   }
+  const std::int64_t tokens = batch.real_tokens();
+  if (tokens < d_qkv.size(0)) d_qkv.narrow(0, tokens, d_qkv.size(0) - tokens).zero_();
   for (std::size_t s = 0; s + 1 < batch.row_bounds.size(); ++s) {
     const std::int64_t begin = batch.row_bounds[s];
     const std::int64_t end = batch.row_bounds[s + 1];

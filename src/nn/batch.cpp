@@ -11,4 +11,10 @@ std::int64_t token_bucket(std::int64_t tokens) {
   return static_cast<std::int64_t>((count + step - 1) / step * step);
 }
 
+std::int64_t coarse_bucket(std::int64_t count) {
+  const auto least = static_cast<std::uint64_t>(std::max<std::int64_t>(count, 4));
+  const std::uint64_t step = std::bit_floor(least) / 4;
+  return static_cast<std::int64_t>((least + step - 1) / step * step);
+}
+
 }  // namespace qlora

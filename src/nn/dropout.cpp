@@ -5,6 +5,8 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
 
+#include "qlora/nn/kernels.h"
+
 namespace qlora {
 namespace {
 
@@ -56,7 +58,9 @@ std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::a
   return counter;
 }
 
-void apply_dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p) {
+void apply_dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p,
+                   bool accumulate) {
+  if (gpu::serves(x) && batch.token_rows.defined()) return gpu::dropout(x, out, batch, key, p, accumulate);
   const std::vector<Token> tokens = tokens_of(batch);
   const std::int64_t features = x.size(1);
   at::Tensor mask = at::ones({x.size(0), features}, at::kFloat);
@@ -67,7 +71,12 @@ void apply_dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batc
     }
   });
   at::Tensor result = out;
-  at::mul_out(result, x, mask.to(x.device(), x.scalar_type()));
+  mask = mask.to(x.device(), x.scalar_type());
+  if (accumulate) {
+    result.add_(mask.mul_(x));
+  } else {
+    at::mul_out(result, x, mask);
+  }
 }
 
 }  // namespace qlora

@@ -3,16 +3,20 @@
 #include <algorithm>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/full_like.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/mm.h>
 
+#include "qlora/nn/gemm.h"
+#include "qlora/nn/kernels.h"
+
 namespace qlora {
 namespace {
 
-// A chunk's logits take this many elements: 64 MiB in float32.
+// A chunk's logits take this many elements: 64 MiB in float32. On a GPU, where every chunk reads the head's weight
+// anew, 256 MiB in 16 bits.
 constexpr std::int64_t kChunkElements = std::int64_t{1} << 24;
+constexpr std::int64_t kGpuChunkElements = std::int64_t{1} << 27;
 
 enum LossBuffer {
   kLogits = Head::kRowBufferCount,
@@ -22,18 +26,11 @@ enum LossBuffer {
   kScratchA,
   kScratchB,
   kScratchC,
+  kNll,
 };
 
 at::Tensor rows(const at::Tensor& buffer, std::int64_t count) {
   return buffer.narrow(0, 0, count);
-}
-
-void add_weight_gradient(at::Tensor grad, const at::Tensor& d_logits, const at::Tensor& normed) {
-  if (grad.scalar_type() == d_logits.scalar_type()) {
-    grad.addmm_(d_logits.t(), normed);
-  } else {
-    grad.add_(at::mm(d_logits.t(), normed));
-  }
 }
 
 OperationTraits reads_nothing_back() {
@@ -48,7 +45,9 @@ Head::Head(RmsNorm norm, Weight weight, std::int64_t vocabulary, Dtype dtype)
     : norm_(std::move(norm)), weight_(weight), vocabulary_(vocabulary), dtype_(dtype) {}
 
 std::int64_t Head::chunk_rows(const BatchShape& shape) const {
-  return std::clamp<std::int64_t>(kChunkElements / vocabulary_, 1, std::max<std::int64_t>(shape.labelled, 1));
+  const bool kernels = gpu::serves(shape.device, dtype_) && dtype_ != at::kFloat;
+  return std::clamp<std::int64_t>((kernels ? kGpuChunkElements : kChunkElements) / vocabulary_, 1,
+                                  std::max<std::int64_t>(shape.labelled, 1));
 }
 
 std::vector<BufferSpec> Head::row_buffers(const BatchShape& shape, Life life) const {
@@ -57,7 +56,7 @@ std::vector<BufferSpec> Head::row_buffers(const BatchShape& shape, Life life) co
   return {{"rows", size, dtype_, life},
           {"normed", size, dtype_, life},
           {"inverse", {shape.labelled, 1}, wide, life},
-          {"wide", size, wide, life}};
+          {"wide", gpu::serves(shape.device, dtype_) ? Shape{0, columns()} : size, wide, life}};
 }
 
 at::Tensor Head::gather(const Batch& batch, const OperationViews& v) const {
@@ -65,29 +64,31 @@ at::Tensor Head::gather(const Batch& batch, const OperationViews& v) const {
   at::Tensor picked = rows(v.buffers[kRows], count);
   at::index_select_out(picked, v.in[0], 0, batch.labelled);
   const at::Tensor normed = rows(v.buffers[kNormed], count);
-  norm_.normalize(picked, normed, rows(v.buffers[kInverse], count), rows(v.buffers[kWide], count));
+  norm_.normalize(picked, normed, rows(v.buffers[kInverse], count), v.buffers[kWide].slice(0, 0, count));
   return normed;
 }
 
 void Head::logits(const at::Tensor& normed, const at::Tensor& out) const {
-  at::Tensor result = out;
-  if (result.scalar_type() == dtype_) {
-    at::mm_out(result, normed, weight_.get().t());
+  if (out.scalar_type() == dtype_) {
+    gemm(out, normed, weight_.get().t());
   } else {
-    result.copy_(at::mm(normed, weight_.get().t()));
+    out.copy_(at::mm(normed, weight_.get().t()));
   }
 }
 
 OperationPlan LossHead::plan(const BatchShape& shape) const {
   const Dtype wide = accumulation_dtype(head_->dtype());
+  const bool kernels = gpu::serves(shape.device, head_->dtype());
   const Shape size{shape.labelled, head_->columns()};
   const Shape chunk{head_->chunk_rows(shape), head_->vocabulary()};
   OperationPlan plan{{1}, wide, head_->row_buffers(shape, Life::kForwardScratch)};
-  plan.buffers.push_back({"logits", chunk, wide, Life::kForwardScratch});
+  plan.buffers.push_back({"logits", kernels ? Shape{0, chunk[1]} : chunk, wide, Life::kForwardScratch});
   plan.buffers.push_back({"narrow_logits", chunk, head_->dtype(), Life::kForwardScratch});
   plan.buffers.push_back({"d_normed", size, head_->dtype(), Life::kForwardScratch});
   plan.buffers.push_back({"d_rows", size, head_->dtype(), Life::kSaved});
-  for (const char* name : {"a", "b", "c"}) plan.buffers.push_back({name, size, wide, Life::kForwardScratch});
+  const Shape scratch = kernels && !head_->norm().trainable() ? Shape{0, size[1]} : size;
+  for (const char* name : {"a", "b", "c"}) plan.buffers.push_back({name, scratch, wide, Life::kForwardScratch});
+  plan.buffers.push_back({"nll", {kernels ? shape.labelled : 0}, wide, Life::kForwardScratch});
   return plan;
 }
 
@@ -95,29 +96,40 @@ OperationTraits LossHead::traits() const {
   return reads_nothing_back();
 }
 
-// d_logits = loss_scale * (softmax(logits) - onehot(target)), written over the logits.
+// d_logits = loss_scale * (softmax(logits) - onehot(target)), written over the logits; 0 where the target is -1.
+at::Tensor LossHead::differentiate(const Batch& batch, const OperationViews& v, const Head::Chunk& chunk) const {
+  if (gpu::serves(v.in[0])) {
+    gpu::cross_entropy(chunk.logits, chunk.targets, v.buffers[kNll].narrow(0, chunk.begin, chunk.size),
+                       batch.loss_factor);
+    return chunk.logits;
+  }
+  const at::Tensor targets = chunk.targets.clamp_min(0);
+  const at::Tensor counts = (chunk.targets >= 0).to(chunk.logits.scalar_type());
+  const at::Tensor lse = at::logsumexp(chunk.logits, {1}, /*keepdim=*/true);
+  v.out.add_((lse - chunk.logits.gather(1, targets)).mul_(counts).sum(), batch.loss_scale);
+  const at::Tensor factors = counts * batch.loss_scale;
+  chunk.logits.sub_(lse).exp_().mul_(factors);
+  chunk.logits.scatter_add_(1, targets, -factors);
+  if (head_->dtype() == chunk.logits.scalar_type()) return chunk.logits;
+  return rows(v.buffers[kNarrowLogits], chunk.size).copy_(chunk.logits);
+}
+
 void LossHead::forward(const Batch& batch, const OperationViews& v) {
+  const bool kernels = gpu::serves(v.in[0]);
+  const Weight& weight = head_->weight();
   v.out.zero_();
-  head_->for_each_chunk(batch, v, v.buffers[kLogits], [&](const Head::Chunk& chunk) {
-    at::Tensor d_logits = chunk.logits;
-    const at::Tensor lse = at::logsumexp(chunk.logits, {1}, /*keepdim=*/true);
-    v.out.add_((lse - chunk.logits.gather(1, chunk.targets)).sum(), batch.loss_scale);
-    d_logits.sub_(lse).exp_().mul_(batch.loss_scale);
-    d_logits.scatter_add_(1, chunk.targets, at::full_like(lse, -batch.loss_scale));
-    if (head_->dtype() != d_logits.scalar_type()) {
-      d_logits = rows(v.buffers[kNarrowLogits], chunk.size);
-      d_logits.copy_(chunk.logits);
-    }
-    at::Tensor d_normed = v.buffers[kDNormed].narrow(0, chunk.begin, chunk.size);
-    at::mm_out(d_normed, d_logits, head_->weight().get());
-    if (head_->weight().trainable()) add_weight_gradient(head_->weight().grad(), d_logits, chunk.normed);
+  head_->for_each_chunk(batch, v, v.buffers[kernels ? kNarrowLogits : kLogits], [&](const Head::Chunk& chunk) {
+    const at::Tensor d_logits = differentiate(batch, v, chunk);
+    gemm(v.buffers[kDNormed].narrow(0, chunk.begin, chunk.size), d_logits, weight.get());
+    if (weight.trainable()) gemm(weight.grad(), d_logits.t(), chunk.normed, {1.0, weight.grad(), {}});
   });
   const std::int64_t count = batch.labelled.size(0);
   if (count == 0) return;
+  if (kernels) gpu::scaled_sum(rows(v.buffers[kNll], count), batch.loss_factor, v.out);
+  const auto scratch = [&](LossBuffer buffer) { return v.buffers[buffer].slice(0, 0, count); };
   head_->norm().differentiate(rows(v.buffers[Head::kRows], count), rows(v.buffers[kDNormed], count),
                               rows(v.buffers[Head::kInverse], count), rows(v.buffers[kDRows], count), false,
-                              rows(v.buffers[kScratchA], count), rows(v.buffers[kScratchB], count),
-                              rows(v.buffers[kScratchC], count));
+                              scratch(kScratchA), scratch(kScratchB), scratch(kScratchC));
 }
 
 void LossHead::backward(const Batch& batch, const OperationViews& v) {
@@ -129,9 +141,10 @@ void LossHead::backward(const Batch& batch, const OperationViews& v) {
 
 OperationPlan NllHead::plan(const BatchShape& shape) const {
   const Dtype wide = accumulation_dtype(head_->dtype());
+  const Dtype logits = gpu::serves(shape.device, head_->dtype()) ? head_->dtype() : wide;
   OperationPlan plan{
       {std::max<std::int64_t>(shape.labelled, 1)}, wide, head_->row_buffers(shape, Life::kForwardScratch)};
-  plan.buffers.push_back({"logits", {head_->chunk_rows(shape), head_->vocabulary()}, wide, Life::kForwardScratch});
+  plan.buffers.push_back({"logits", {head_->chunk_rows(shape), head_->vocabulary()}, logits, Life::kForwardScratch});
   return plan;
 }
 
@@ -142,8 +155,11 @@ OperationTraits NllHead::traits() const {
 void NllHead::forward(const Batch& batch, const OperationViews& v) {
   v.out.zero_();
   head_->for_each_chunk(batch, v, v.buffers[kLogits], [&](const Head::Chunk& chunk) {
-    const at::Tensor nll = at::logsumexp(chunk.logits, {1}, /*keepdim=*/true) - chunk.logits.gather(1, chunk.targets);
-    v.out.narrow(0, chunk.begin, chunk.size).copy_(nll.squeeze(1));
+    const at::Tensor out = v.out.narrow(0, chunk.begin, chunk.size);
+    if (gpu::serves(chunk.logits)) return gpu::cross_entropy(chunk.logits, chunk.targets, out, {});
+    const at::Tensor nll =
+        at::logsumexp(chunk.logits, {1}, /*keepdim=*/true) - chunk.logits.gather(1, chunk.targets.clamp_min(0));
+    out.copy_(nll.masked_fill_(chunk.targets < 0, 0.0).squeeze(1));
   });
 }
 

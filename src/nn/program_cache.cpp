@@ -4,16 +4,17 @@
 
 namespace qlora {
 
-BatchShape bucket_shape(std::int64_t tokens, std::int64_t labelled) {
+BatchShape bucket_shape(std::int64_t tokens, std::int64_t labelled, at::Device device) {
   const std::int64_t bucket = token_bucket(tokens);
-  return {bucket, std::min(token_bucket(labelled), bucket)};
+  // A CUDA graph serves one shape: coarse ones, so that few graphs serve all batches.
+  return {bucket, std::min(device.is_cuda() ? coarse_bucket(labelled) : token_bucket(labelled), bucket), device};
 }
 
 ProgramCache::ProgramCache(const std::vector<Block>& blocks, Pass pass, std::vector<Keep> keep, at::Device device)
     : blocks_(blocks), pass_(pass), keep_(std::move(keep)), device_(device) {}
 
 Program& ProgramCache::program_for(const Batch& batch) {
-  const BatchShape shape = bucket_shape(batch.ids.size(0), batch.labelled.size(0));
+  const BatchShape shape = bucket_shape(batch.ids.size(0), batch.labelled.size(0), device_);
   std::unique_ptr<Program>& program = programs_[{shape.tokens, shape.labelled}];
   if (program) return *program;
   program = std::make_unique<Program>(blocks_, shape, pass_, keep_);

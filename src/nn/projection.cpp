@@ -1,20 +1,17 @@
 #include "qlora/nn/projection.h"
 
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/mm.h>
+#include <ATen/ops/sum.h>
+
+#include "qlora/nn/gemm.h"
 
 namespace qlora {
 namespace {
 
 enum Buffer { kLowRank, kForwardDropped, kDLowRank, kBackwardDropped };
 
-// grad += alpha * a b, where grad may be wider than a and b.
-void add_product(at::Tensor grad, const at::Tensor& a, const at::Tensor& b, double alpha) {
-  if (grad.scalar_type() == a.scalar_type()) {
-    grad.addmm_(a, b, 1.0, alpha);
-  } else {
-    grad.add_(at::mm(a, b), alpha);
-  }
+// out += alpha * a b, where out may be wider than a and b.
+void add_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, double alpha) {
+  gemm(out, a, b, {alpha, out, {}});
 }
 
 }  // namespace
@@ -61,32 +58,26 @@ at::Tensor Projection::stacked_a() const {
 }
 
 void Projection::forward(const Batch& batch, const OperationViews& v) {
-  at::Tensor out = v.out;
-  const at::Tensor weight = spec_.weight.get().t();
-  if (spec_.residual) {
-    at::addmm_out(out, v.in[1], v.in[0], weight);
-    if (spec_.bias) out.add_(spec_.bias.get());
-  } else if (spec_.bias) {
-    at::addmm_out(out, spec_.bias.get(), v.in[0], weight);
-  } else {
-    at::mm_out(out, v.in[0], weight);
-  }
+  GemmExtras extras;
+  if (spec_.residual) extras.addend = v.in[1];
+  if (spec_.bias) extras.bias = spec_.bias.get();
+  gemm(v.out, v.in[0], spec_.weight.get().t(), extras);
   if (!spec_.adapters.empty()) add_adapters(batch, v);
 }
 
 void Projection::add_adapters(const Batch& batch, const OperationViews& v) {
-  at::Tensor low_rank = v.buffers[kLowRank];
+  const at::Tensor& low_rank = v.buffers[kLowRank];
   const bool dropping = batch.training && has_dropout();
-  if (!dropping) at::mm_out(low_rank, v.in[0], stacked_a().t());
+  if (!dropping) gemm(low_rank, v.in[0], stacked_a().t());
   std::int64_t column = 0;
   for (const LoraSegment& adapter : spec_.adapters) {
-    at::Tensor mine = low_rank.narrow(1, column, adapter.rank);
+    const at::Tensor mine = low_rank.narrow(1, column, adapter.rank);
     if (dropping) {
       const bool mine_drops = adapter.dropout > 0.0;
       if (mine_drops) apply_dropout(v.in[0], v.buffers[kForwardDropped], batch, adapter.key, adapter.dropout);
-      at::mm_out(mine, mine_drops ? v.buffers[kForwardDropped] : v.in[0], parameters_.compute(adapter.a).t());
+      gemm(mine, mine_drops ? v.buffers[kForwardDropped] : v.in[0], parameters_.compute(adapter.a).t());
     }
-    v.out.narrow(1, adapter.begin, adapter.out).addmm_(mine, parameters_.compute(adapter.b).t(), 1.0, adapter.scale);
+    add_product(v.out.narrow(1, adapter.begin, adapter.out), mine, parameters_.compute(adapter.b).t(), adapter.scale);
     column += adapter.rank;
   }
 }
@@ -96,26 +87,29 @@ void Projection::backward(const Batch& batch, const OperationViews& v) {
   if (!spec_.adapters.empty()) add_adapter_gradients(batch, v);  // reads the input, which d_in[0] may overwrite
   add_weight_gradients(v);
   if (wants_input) {
-    at::Tensor d_x = v.d_in[0];
-    const at::Tensor weight = spec_.weight.get();
-    if (v.accumulate[0]) {
-      d_x.addmm_(v.d_out, weight);
-    } else {
-      at::mm_out(d_x, v.d_out, weight);
-    }
-    std::int64_t column = 0;
-    if (!spec_.adapters.empty() && !has_dropout()) d_x.addmm_(v.buffers[kDLowRank], stacked_a());
-    for (const LoraSegment& adapter : spec_.adapters) {
-      if (has_dropout()) {
-        at::Tensor dropped = v.buffers[kBackwardDropped];
-        at::mm_out(dropped, v.buffers[kDLowRank].narrow(1, column, adapter.rank), parameters_.compute(adapter.a));
-        if (adapter.dropout > 0.0) apply_dropout(dropped, dropped, batch, adapter.key, adapter.dropout);
-        d_x.add_(dropped);
-      }
-      column += adapter.rank;
-    }
+    const at::Tensor& d_x = v.d_in[0];
+    gemm(d_x, v.d_out, spec_.weight.get(), {1.0, v.accumulate[0] ? d_x : at::Tensor(), {}});
+    if (!spec_.adapters.empty()) add_adapters_backward(batch, v);
   }
   if (spec_.residual && v.d_in[1].defined() && v.accumulate[1]) v.d_in[1].add_(v.d_out);
+}
+
+// d_x += dropout(d_u A), with each adapter's mask.
+void Projection::add_adapters_backward(const Batch& batch, const OperationViews& v) {
+  if (!has_dropout()) return add_product(v.d_in[0], v.buffers[kDLowRank], stacked_a(), 1.0);
+  std::int64_t column = 0;
+  for (const LoraSegment& adapter : spec_.adapters) {
+    const at::Tensor d_low_rank = v.buffers[kDLowRank].narrow(1, column, adapter.rank);
+    const at::Tensor a = parameters_.compute(adapter.a);
+    if (adapter.dropout > 0.0) {
+      const at::Tensor& dropped = v.buffers[kBackwardDropped];
+      gemm(dropped, d_low_rank, a);
+      apply_dropout(dropped, v.d_in[0], batch, adapter.key, adapter.dropout, /*accumulate=*/true);
+    } else {
+      add_product(v.d_in[0], d_low_rank, a, 1.0);
+    }
+    column += adapter.rank;
+  }
 }
 
 // With u = dropout(x) A^T: d_u = scale * d_y B, d_B += scale * d_y^T u, d_A += d_u^T dropout(x).
@@ -123,9 +117,8 @@ void Projection::add_adapter_gradients(const Batch& batch, const OperationViews&
   std::int64_t column = 0;
   for (const LoraSegment& adapter : spec_.adapters) {
     const at::Tensor d_out = v.d_out.narrow(1, adapter.begin, adapter.out);
-    at::Tensor d_low_rank = v.buffers[kDLowRank].narrow(1, column, adapter.rank);
-    at::mm_out(d_low_rank, d_out, parameters_.compute(adapter.b));
-    d_low_rank.mul_(adapter.scale);
+    const at::Tensor d_low_rank = v.buffers[kDLowRank].narrow(1, column, adapter.rank);
+    gemm(d_low_rank, d_out, parameters_.compute(adapter.b), {adapter.scale, {}, {}});
     add_product(parameters_.grad(adapter.b), d_out.t(), v.buffers[kLowRank].narrow(1, column, adapter.rank),
                 adapter.scale);
     if (adapter.dropout > 0.0) {

@@ -4,6 +4,8 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
 
+#include "qlora/nn/kernels.h"
+
 namespace qlora {
 
 Dtype accumulation_dtype(Dtype dtype) {
@@ -15,14 +17,17 @@ RmsNorm::RmsNorm(Weight weight, std::int64_t columns, double epsilon, Dtype dtyp
 
 OperationPlan RmsNorm::plan(const BatchShape& shape) const {
   const Dtype wide = accumulation_dtype(dtype_);
+  const bool kernels = gpu::serves(shape.device, dtype_);
   const Shape rows{shape.tokens, columns_};
+  const Shape forward = kernels ? Shape{0, columns_} : rows;
+  const Shape backward = kernels && !weight_.trainable() ? Shape{0, columns_} : rows;
   return {rows,
           dtype_,
           {{"inverse", {shape.tokens, 1}, wide, Life::kSaved},
-           {"wide", rows, wide, Life::kForwardScratch},
-           {"a", rows, wide, Life::kBackwardScratch},
-           {"b", rows, wide, Life::kBackwardScratch},
-           {"c", rows, wide, Life::kBackwardScratch}}};
+           {"wide", forward, wide, Life::kForwardScratch},
+           {"a", backward, wide, Life::kBackwardScratch},
+           {"b", backward, wide, Life::kBackwardScratch},
+           {"c", backward, wide, Life::kBackwardScratch}}};
 }
 
 OperationTraits RmsNorm::traits() const {
@@ -42,6 +47,7 @@ void RmsNorm::backward(const Batch&, const OperationViews& v) {
 
 void RmsNorm::normalize(const at::Tensor& x, const at::Tensor& y, const at::Tensor& inverse,
                         const at::Tensor& scratch) const {
+  if (gpu::serves(x)) return gpu::rms_norm(x, weight_.get(), y, inverse, epsilon_);
   at::Tensor inv = inverse;
   at::Tensor wide = scratch;
   wide.copy_(x);
@@ -57,6 +63,10 @@ void RmsNorm::normalize(const at::Tensor& x, const at::Tensor& y, const at::Tens
 void RmsNorm::differentiate(const at::Tensor& x, const at::Tensor& d_y, const at::Tensor& inverse,
                             const at::Tensor& d_x, bool accumulate, const at::Tensor& scratch_a,
                             const at::Tensor& scratch_b, const at::Tensor& scratch_c) const {
+  if (gpu::serves(x) && !weight_.trainable()) {
+    if (d_x.defined()) gpu::rms_norm_backward(x, weight_.get(), inverse, d_y, d_x, accumulate);
+    return;
+  }
   at::Tensor g = scratch_a;
   at::Tensor n = scratch_b;
   at::Tensor product = scratch_c;

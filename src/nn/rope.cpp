@@ -10,6 +10,7 @@
 #include <ATen/ops/outer.h>
 #include <ATen/ops/tensor.h>
 
+#include "qlora/nn/kernels.h"
 #include "qlora/nn/rms_norm.h"
 
 namespace qlora {
@@ -47,16 +48,11 @@ RopeTable::RopeTable(std::int64_t head_dim, double base, RopeScaling scaling, at
 void RopeTable::grow(std::int64_t length) {
   if (cos_.defined() && cos_.size(0) >= length) return;
   const std::int64_t size = cos_.defined() ? std::max(length, 2 * cos_.size(0)) : std::max<std::int64_t>(length, 256);
+  if (cos_.defined()) outgrown_.insert(outgrown_.end(), {cos_, sin_});
   const auto frequencies = inverse_frequencies_.to(dtype_);
   const auto angles = at::outer(at::arange(size, frequencies.options()), frequencies);
   cos_ = angles.cos();
   sin_ = angles.sin();
-}
-
-void RopeTable::gather(const at::Tensor& positions, std::int64_t length, at::Tensor cos, at::Tensor sin) {
-  grow(length);
-  at::index_select_out(cos, cos_, 0, positions);
-  at::index_select_out(sin, sin_, 0, positions);
 }
 
 Rope::Rope(std::shared_ptr<RopeTable> table, std::int64_t rotated_heads, std::int64_t heads, Dtype dtype)
@@ -65,13 +61,12 @@ Rope::Rope(std::shared_ptr<RopeTable> table, std::int64_t rotated_heads, std::in
 OperationPlan Rope::plan(const BatchShape& shape) const {
   const Dtype wide = accumulation_dtype(dtype_);
   const std::int64_t half = table_->head_dim() / 2;
+  const std::int64_t rows = gpu::serves(shape.device, dtype_) ? 0 : shape.tokens;
   OperationPlan plan{{shape.tokens, heads_ * table_->head_dim()}, dtype_, {}};
   for (const Life life : {Life::kForwardScratch, Life::kBackwardScratch}) {
-    plan.buffers.push_back({"cos", {shape.tokens, half}, wide, life});
-    plan.buffers.push_back({"sin", {shape.tokens, half}, wide, life});
-    for (const char* name : {"a", "b", "c"}) {
-      plan.buffers.push_back({name, {shape.tokens, rotated_heads_, half}, wide, life});
-    }
+    plan.buffers.push_back({"cos", {rows, half}, wide, life});
+    plan.buffers.push_back({"sin", {rows, half}, wide, life});
+    for (const char* name : {"a", "b", "c"}) plan.buffers.push_back({name, {rows, rotated_heads_, half}, wide, life});
   }
   return plan;
 }
@@ -93,13 +88,20 @@ void Rope::backward(const Batch& batch, const OperationViews& views) {
 }
 
 void Rope::rotate(const Batch& batch, const at::Tensor& x, const std::vector<at::Tensor>& scratch, double sign) {
+  table_->grow(batch.max_length);
+  if (gpu::serves(x)) {
+    return gpu::rope(x, batch.positions, table_->cos(), table_->sin(), rotated_heads_, heads_, sign);
+  }
   const std::int64_t half = table_->head_dim() / 2;
+  at::Tensor cos_rows = scratch[0];
+  at::Tensor sin_rows = scratch[1];
   at::Tensor a = scratch[2];
   at::Tensor b = scratch[3];
   at::Tensor c = scratch[4];
-  table_->gather(batch.positions, batch.max_length, scratch[0], scratch[1]);
-  const at::Tensor cos = scratch[0].unsqueeze(1);
-  const at::Tensor sin = scratch[1].unsqueeze(1);
+  at::index_select_out(cos_rows, table_->cos(), 0, batch.positions);
+  at::index_select_out(sin_rows, table_->sin(), 0, batch.positions);
+  const at::Tensor cos = cos_rows.unsqueeze(1);
+  const at::Tensor sin = sin_rows.unsqueeze(1);
   const at::Tensor heads = x.view({x.size(0), heads_, table_->head_dim()}).narrow(1, 0, rotated_heads_);
   const at::Tensor x1 = heads.narrow(2, 0, half);
   const at::Tensor x2 = heads.narrow(2, half, half);

@@ -4,12 +4,16 @@
 #include <ATen/ops/silu.h>
 #include <ATen/ops/silu_backward.h>
 
+#include "qlora/nn/kernels.h"
+
 namespace qlora {
 
 OperationPlan SwiGlu::plan(const BatchShape& shape) const {
   const Shape rows{shape.tokens, columns_};
-  return {
-      rows, dtype_, {{"d_up", rows, dtype_, Life::kBackwardScratch}, {"d_silu", rows, dtype_, Life::kBackwardScratch}}};
+  const Shape scratch{gpu::serves(shape.device, dtype_) ? 0 : shape.tokens, columns_};
+  return {rows,
+          dtype_,
+          {{"d_up", scratch, dtype_, Life::kBackwardScratch}, {"d_silu", scratch, dtype_, Life::kBackwardScratch}}};
 }
 
 OperationTraits SwiGlu::traits() const {
@@ -21,6 +25,7 @@ OperationTraits SwiGlu::traits() const {
 }
 
 void SwiGlu::forward(const Batch&, const OperationViews& v) {
+  if (gpu::serves(v.out)) return gpu::swiglu(v.in[0], v.out);
   at::Tensor out = v.out;
   at::silu_out(out, v.in[0].narrow(1, 0, columns_));
   out.mul_(v.in[0].narrow(1, columns_, columns_));
@@ -29,6 +34,7 @@ void SwiGlu::forward(const Batch&, const OperationViews& v) {
 // d_up = d * silu(gate), d_gate = d * up * silu'(gate). The gradient may lie on gate and up themselves, so both are
 // read before either is written.
 void SwiGlu::backward(const Batch&, const OperationViews& v) {
+  if (gpu::serves(v.d_out)) return gpu::swiglu_backward(v.in[0], v.d_out, v.d_in[0], v.accumulate[0]);
   const at::Tensor gate = v.in[0].narrow(1, 0, columns_);
   const at::Tensor up = v.in[0].narrow(1, columns_, columns_);
   at::Tensor d_up = v.buffers[0];

@@ -13,6 +13,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/float16.h"
 #include "qlora/core/parallel.h"
+#include "qlora/quant/dynamic_map.h"
 #include "qlora/quant/nf4_arithmetic.h"
 
 namespace qlora {
@@ -78,12 +79,12 @@ std::int64_t first_bad(const Block& block) {
   return bad - block.begin();
 }
 
-[[noreturn]] void refuse_value(std::string_view name, std::int64_t index, float value) {
-  throw DataError(fmt::format("{}: the value at flat index {} is {}; a weight that is to be quantized must be finite",
-                              name, index, std::isnan(value) ? "NaN" : "infinite"));
-}
-
 }  // namespace
+
+void nf4_refuse(std::string_view name, std::int64_t index, float value) {
+  throw DataError(fmt::format("tensor '{}': holds NaN or Inf: the value at flat index {} is {}", name, index,
+                              std::isnan(value) ? "NaN" : "infinite"));
+}
 
 void nf4_quantize(const void* values, ElementType type, std::int64_t count, std::uint8_t* codes, float* absmax,
                   std::string_view name) {
@@ -102,7 +103,7 @@ void nf4_quantize(const void* values, ElementType type, std::int64_t count, std:
       const std::uint32_t top = flush_and_absmax(block);
       if (top >= kInfinity) {
         const std::int64_t at = first_bad(block);
-        refuse_value(name, begin + at, block[static_cast<std::size_t>(at)]);
+        nf4_refuse(name, begin + at, block[static_cast<std::size_t>(at)]);
       }
       absmax[b] = std::bit_cast<float>(top);
       encode_block(block, absmax[b], q);
@@ -138,9 +139,9 @@ Nf4Tensor nf4_quantize(const HostTensor& tensor, bool nested, std::string_view n
   if (!nested) return result;
   result.absmax_codes.resize(blocks);
   result.nested_absmax.resize(static_cast<std::size_t>(nf4_nested_blocks(nf4_blocks(count))));
-  result.nested_offset =
-      nf4_nest_absmax(result.absmax.data(), nf4_blocks(count), result.absmax_codes.data(), result.nested_absmax.data());
-  result.nested_map.assign(nf4_nested_map().begin(), nf4_nested_map().end());
+  result.nested_offset = nf4_nest_absmax(result.absmax.data(), nf4_blocks(count), result.absmax_codes.data(),
+                                         result.nested_absmax.data(), name);
+  result.nested_map.assign(signed_dynamic_map().begin(), signed_dynamic_map().end());
   result.absmax = {};
   return result;
 }

@@ -21,7 +21,7 @@ namespace {
 
 Nf4Table<float> fp32_table(float absmax) {
   Nf4Table<float> table;
-  for (std::size_t q = 0; q < table.size(); ++q) table[q] = nf4_flush(kNf4Code[q] * absmax);
+  for (std::size_t q = 0; q < table.size(); ++q) table[q] = nf4_multiply(kNf4Code[q], absmax);
   return table;
 }
 
@@ -93,7 +93,7 @@ void nf4_absmax(const Nf4View& view, std::int64_t begin, std::int64_t count, flo
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t block = begin + i;
     const float scale = view.nested_absmax[block / kNf4NestedBlock];
-    const float centred = nf4_flush(view.nested_map[view.absmax_codes[block]] * scale);
+    const float centred = nf4_multiply(view.nested_map[view.absmax_codes[block]], scale);
     out[i] = centred + view.nested_offset;
   }
 }

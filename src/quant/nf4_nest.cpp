@@ -8,54 +8,12 @@
 
 #include "qlora/core/error.h"
 #include "qlora/core/parallel.h"
+#include "qlora/quant/dynamic_map.h"
 #include "qlora/quant/nf4.h"
 #include "qlora/quant/nf4_arithmetic.h"
 
 namespace qlora {
 namespace {
-
-std::array<float, 256> make_nested_map() {
-  std::array<float, 256> map{};
-  std::size_t filled = 0;
-  for (int i = 0; i < 7; ++i) {
-    const int intervals = 1 << i;
-    const float step = (1.0F - 0.1F) / static_cast<float>(intervals);
-    // torch.linspace: from the nearer end, with fused multiply-adds.
-    const auto edge = [&](int k) {
-      return k < (intervals + 1) / 2 ? std::fma(step, static_cast<float>(k), 0.1F)
-                                     : std::fma(-step, static_cast<float>(intervals - k), 1.0F);
-    };
-    const auto power = static_cast<float>(std::pow(10.0, i - 6));
-    for (int k = 0; k < intervals; ++k) {
-      const float value = (edge(k) + edge(k + 1)) / 2.0F * power;
-      map[filled++] = value;
-      map[filled++] = -value;
-    }
-  }
-  map[filled++] = 0.0F;
-  map[filled++] = 1.0F;
-  std::sort(map.begin(), map.end());
-  return map;
-}
-
-// Binary search from the middle of the map, then the nearer of two neighbours; a tie and NaN stay where they are.
-std::uint8_t nested_code(float value, const std::array<float, 256>& map) {
-  int pivot = 127;
-  int upper = 255;
-  int lower = 0;
-  for (int step = 64; step > 0; step /= 2) {
-    const bool above = value > map[static_cast<std::size_t>(pivot)];
-    (above ? lower : upper) = pivot;
-    pivot += above ? step : -step;
-  }
-  const float here = map[static_cast<std::size_t>(pivot)];
-  if (value > here) {
-    const float middle = (map[static_cast<std::size_t>(upper)] + here) * 0.5F;
-    return static_cast<std::uint8_t>(value > middle ? upper : pivot);
-  }
-  const float middle = (map[static_cast<std::size_t>(lower)] + here) * 0.5F;
-  return static_cast<std::uint8_t>(value < middle ? lower : pivot);
-}
 
 // [n] -> 1: the upper half is added onto the lower until one is left.
 float tree_sum(float* values, std::int64_t count) {
@@ -114,20 +72,17 @@ float gpu_sum(const float* x, std::int64_t count) {
 
 }  // namespace
 
-const std::array<float, 256>& nf4_nested_map() {
-  static const std::array<float, 256> map = make_nested_map();
-  return map;
+void nf4_refuse_nesting(std::string_view name) {
+  throw DataError(
+      fmt::format("{}: the sum of its blocks' largest values leaves fp32; it cannot be doubly quantized", name));
 }
 
 float nf4_nest_absmax(const float* absmax, std::int64_t blocks, std::uint8_t* absmax_codes, float* nested_absmax,
                       std::string_view name) {
   if (blocks == 0) return 0.0F;
   const float offset = gpu_sum(absmax, blocks) * (1.0F / static_cast<float>(blocks));
-  if (!std::isfinite(offset)) {
-    throw DataError(
-        fmt::format("{}: the sum of its blocks' largest values leaves fp32; it cannot be doubly quantized", name));
-  }
-  const std::array<float, 256>& map = nf4_nested_map();
+  if (!std::isfinite(offset)) nf4_refuse_nesting(name);
+  const float* map = signed_dynamic_map().data();
   parallel_for(nf4_nested_blocks(blocks), 16, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t n = first; n < last; ++n) {
       const std::int64_t begin = n * kNf4NestedBlock;
@@ -137,7 +92,7 @@ float nf4_nest_absmax(const float* absmax, std::int64_t blocks, std::uint8_t* ab
       nested_absmax[n] = top;
       const float scale = nf4_reciprocal(top);
       for (std::int64_t b = begin; b < end; ++b) {
-        absmax_codes[b] = nested_code(nf4_flush(absmax[b] - offset) * scale, map);
+        absmax_codes[b] = dynamic_code(nf4_flush(absmax[b] - offset) * scale, map);
       }
     }
   });

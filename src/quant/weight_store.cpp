@@ -8,33 +8,12 @@
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
-#include "qlora/quant/tensor_bytes.h"
 
 namespace qlora {
 namespace {
 
 std::int64_t tensor_bytes(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.numel() * static_cast<std::int64_t>(tensor.element_size()) : 0;
-}
-
-std::int64_t code_bytes(const Nf4Tensor& t) {
-  return static_cast<std::int64_t>(t.codes.size() + t.absmax_codes.size() +
-                                   sizeof(float) * (t.absmax.size() + t.nested_absmax.size() + t.nested_map.size()));
-}
-
-// Decodes into `out`, whatever its type and device.
-void dequantize(const Nf4Tensor& codes, const at::Tensor& out) {
-  const bool direct = out.device().is_cpu() && out.scalar_type() != at::kDouble && out.is_contiguous();
-  at::Tensor host =
-      direct ? out : at::empty(out.sizes(), out.scalar_type() == at::kDouble ? at::kFloat : out.scalar_type());
-  nf4_dequantize(codes.view(), element_type_of(host.scalar_type()), host.mutable_data_ptr());
-  if (!direct) out.copy_(host);
-}
-
-Nf4Tensor quantize(const at::Tensor& values, bool nested, const std::string& name) {
-  at::Tensor host = values.to(at::kCPU).contiguous();
-  if (host.scalar_type() == at::kDouble) host = host.to(at::kFloat);
-  return nf4_quantize(to_host_tensor(host), nested, name);
 }
 
 }  // namespace
@@ -67,8 +46,16 @@ WeightStore::Slot& WeightStore::slot(const std::string& name) {
   return groups_[static_cast<std::size_t>(place->second.first)].slots[place->second.second];
 }
 
+const WeightStore::Slot& WeightStore::slot(const std::string& name) const {
+  return const_cast<WeightStore*>(this)->slot(name);
+}
+
 const WeightMember& WeightStore::member(const std::string& name) const {
-  return const_cast<WeightStore*>(this)->slot(name).member;
+  return slot(name).member;
+}
+
+Nf4Tensor WeightStore::codes(const std::string& name) const {
+  return to_host(slot(name).codes);
 }
 
 void WeightStore::put(const std::string& name, const at::Tensor& values) {
@@ -77,18 +64,19 @@ void WeightStore::put(const std::string& name, const at::Tensor& values) {
     throw DataError(fmt::format("tensor '{}': has shape {}, the model's config wants {}", name,
                                 shape_text(values.sizes().vec()), shape_text(slot.member.shape)));
   }
-  if (!at::isfinite(values).all().item<bool>()) throw DataError(fmt::format("tensor '{}': holds NaN or Inf", name));
   GroupState& group = groups_[static_cast<std::size_t>(places_.at(name).first)];
   if (group.quantized) {
-    slot.codes = quantize(values, policy_.nested, name);
+    slot.codes = nf4_quantize(values, device_, policy_.nested, name);
   } else {
+    const at::Tensor own = values.to(device_);
+    if (!at::isfinite(own).all().item<bool>()) throw DataError(fmt::format("tensor '{}': holds NaN or Inf", name));
     if (!group.dense.defined()) group.dense = at::zeros(group.shape, at::TensorOptions().device(device_).dtype(dtype_));
-    group.dense.narrow(0, slot.first_row, slot.member.shape[0]).copy_(values);
+    group.dense.narrow(0, slot.first_row, slot.member.shape[0]).copy_(own);
   }
   slot.filled = true;
 }
 
-void WeightStore::put(const std::string& name, Nf4Tensor codes) {
+void WeightStore::put(const std::string& name, const Nf4Tensor& codes) {
   Slot& slot = this->slot(name);
   if (codes.shape != slot.member.shape) {
     throw DataError(fmt::format("tensor '{}': is quantized from shape {}, the model's config wants {}", name,
@@ -96,12 +84,12 @@ void WeightStore::put(const std::string& name, Nf4Tensor codes) {
   }
   GroupState& group = groups_[static_cast<std::size_t>(places_.at(name).first)];
   if (group.quantized) {
-    slot.codes = std::move(codes);
+    slot.codes = to_device(codes, device_);
     slot.filled = true;
     return;
   }
   at::Tensor values = at::empty(codes.shape, at::kFloat);
-  dequantize(codes, values);
+  nf4_dequantize(codes.view(), ElementType::kF32, values.mutable_data_ptr());
   put(name, values);
 }
 
@@ -116,7 +104,7 @@ std::vector<std::string> WeightStore::missing() const {
 }
 
 void WeightStore::dequantize_into(const GroupState& group, const at::Tensor& out) const {
-  for (const Slot& slot : group.slots) dequantize(slot.codes, out.narrow(0, slot.first_row, slot.member.shape[0]));
+  for (const Slot& slot : group.slots) nf4_dequantize(slot.codes, out.narrow(0, slot.first_row, slot.member.shape[0]));
 }
 
 at::Tensor WeightStore::materialize(Group id) {
@@ -152,7 +140,7 @@ at::Tensor WeightStore::dequantized(const std::string& name) const {
   const Slot& slot = group.slots[index];
   if (!group.quantized) return group.dense.narrow(0, slot.first_row, slot.member.shape[0]).to(at::kCPU, at::kFloat);
   at::Tensor values = at::empty(slot.member.shape, at::kFloat);
-  dequantize(slot.codes, values);
+  nf4_dequantize(slot.codes, values);
   return values;
 }
 
@@ -160,7 +148,7 @@ std::int64_t WeightStore::bytes() const {
   std::int64_t total = 0;
   for (const GroupState& group : groups_) {
     if (!group.cached) total += tensor_bytes(group.dense);
-    for (const Slot& slot : group.slots) total += code_bytes(slot.codes);
+    for (const Slot& slot : group.slots) total += slot.codes.bytes();
   }
   return total;
 }

@@ -1,6 +1,7 @@
 #include "qlora/train/checkpoint.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstring>
 
@@ -28,28 +29,47 @@ std::string sha256_of_file(const fs::path& path) {
   return sha256(MappedFile(path).text());
 }
 
+constexpr const char* kValues = "values";
+
+// What the optimizer's tensors are made of.
+constexpr std::array<std::pair<ElementType, at::ScalarType>, 3> kTypes = {
+    {{ElementType::kF64, at::kDouble}, {ElementType::kF32, at::kFloat}, {ElementType::kU8, at::kByte}}};
+
 HostTensor host_view(const at::Tensor& tensor) {
-  return {tensor.scalar_type() == at::kDouble ? ElementType::kF64 : ElementType::kF32,
-          tensor.sizes().vec(),
-          {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
+  const auto* type = std::find_if(kTypes.begin(), kTypes.end(),
+                                  [&](const auto& known) { return known.second == tensor.scalar_type(); });
+  TORCH_CHECK(type != kTypes.end(), "the optimizer's state has the type ", tensor.scalar_type());
+  return {type->first, tensor.sizes().vec(), {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
 }
 
 void write_optimizer(const fs::path& path, const OptimizerState& state) {
-  const at::Tensor values = state.values.cpu();
-  const at::Tensor first = state.first.cpu();
-  const at::Tensor second = state.second.cpu();
-  write_safetensors(path,
-                    {{"values", host_view(values)}, {"exp_avg", host_view(first)}, {"exp_avg_sq", host_view(second)}});
+  std::map<std::string, at::Tensor> held{{kValues, state.values.cpu()}};
+  for (const auto& [name, moments] : state.moments) held.emplace(name, moments.cpu());
+  std::map<std::string, HostTensor> tensors;
+  for (const auto& [name, tensor] : held) tensors.emplace(name, host_view(tensor));
+  write_safetensors(path, tensors);
 }
 
-at::Tensor read_flat(const SafetensorsFile& file, const char* name) {
+at::Tensor read_flat(const SafetensorsFile& file, const std::string& name) {
   const HostTensor tensor = file.tensor(name);
-  at::Tensor copy = at::empty(tensor.shape, tensor.type == ElementType::kF64 ? at::kDouble : at::kFloat);
-  if (copy.nbytes() != tensor.bytes.size()) {
-    throw DataError(fmt::format("{}: tensor '{}' must be F32 or F64", file.path().string(), name));
+  const auto* type =
+      std::find_if(kTypes.begin(), kTypes.end(), [&](const auto& known) { return known.first == tensor.type; });
+  if (type == kTypes.end()) {
+    throw DataError(fmt::format("{}: tensor '{}' must be F32, F64 or U8", file.path().string(), name));
   }
-  std::memcpy(copy.mutable_data_ptr(), tensor.bytes.data(), tensor.bytes.size());
+  at::Tensor copy = at::empty(tensor.shape, type->second);
+  if (!tensor.bytes.empty()) std::memcpy(copy.mutable_data_ptr(), tensor.bytes.data(), tensor.bytes.size());
   return copy;
+}
+
+OptimizerState read_optimizer(const fs::path& path) {
+  const SafetensorsFile file(path);
+  OptimizerState state{read_flat(file, kValues), {}};
+  for (const SafetensorsEntry& entry : file.entries()) {
+    const std::string& name = entry.spec.name;
+    if (name != kValues) state.moments.emplace(name, read_flat(file, name));
+  }
+  return state;
 }
 
 std::vector<fs::path> files_below(const fs::path& folder) {
@@ -128,9 +148,7 @@ CheckpointState load_checkpoint(const fs::path& folder) {
     throw DataError(
         fmt::format("{}: {}; name another checkpoint, or resume_from_checkpoint: none", folder.string(), *problem));
   }
-  const SafetensorsFile file(folder / kOptimizer);
-  return {read_json(folder / kState),
-          {read_flat(file, "values"), read_flat(file, "exp_avg"), read_flat(file, "exp_avg_sq")}};
+  return {read_json(folder / kState), read_optimizer(folder / kOptimizer)};
 }
 
 std::vector<std::pair<std::int64_t, fs::path>> list_checkpoints(const fs::path& output) {

@@ -22,13 +22,14 @@ bool reaches(const BatchShape& a, const BatchShape& b) {
   return a.tokens >= b.tokens && a.labelled >= b.labelled;
 }
 
-void consider(const PreparedSet& set, const std::vector<std::uint32_t>& rows, std::vector<Candidate>& largest) {
+void consider(const PreparedSet& set, const std::vector<std::uint32_t>& rows, at::Device device,
+              std::vector<Candidate>& largest) {
   std::int64_t tokens = 0, targets = 0;
   for (const std::uint32_t row : rows) {
     tokens += set.length(row);
     targets += set.targets(row);
   }
-  const BatchShape shape = bucket_shape(tokens, targets);
+  const BatchShape shape = bucket_shape(tokens, targets, device);
   if (std::any_of(largest.begin(), largest.end(), [&](const Candidate& c) { return reaches(c.shape, shape); })) return;
   std::erase_if(largest, [&](const Candidate& c) { return reaches(shape, c.shape); });
   largest.push_back({shape, rows});
@@ -47,13 +48,14 @@ std::optional<std::int64_t> number_in(const char* path, const std::string& label
 
 }  // namespace
 
-std::vector<LargestBatch> largest_batches(const PreparedSet& set, const BatchOptions& options, std::int64_t steps) {
+std::vector<LargestBatch> largest_batches(const PreparedSet& set, const BatchOptions& options, std::int64_t steps,
+                                          at::Device device) {
   std::vector<Candidate> largest;
   std::int64_t left = steps;
   for (std::int64_t e = 0; left > 0; ++e) {
     const Epoch epoch(set, options, e);
     for (std::int64_t s = 0; s < epoch.steps() && left > 0; ++s, --left) {
-      for (const auto& rows : epoch.step(s).micro_batches) consider(set, rows, largest);
+      for (const auto& rows : epoch.step(s).micro_batches) consider(set, rows, device, largest);
     }
   }
   std::sort(largest.begin(), largest.end(),

@@ -8,11 +8,6 @@ namespace {
 
 using T = TrainOptions;
 
-bool is_cache_choice(const std::string& text) {
-  double gib = 0;
-  return text == "auto" || text == "off" || (text_to(text, gib) && gib > 0);
-}
-
 void declare_batches(Schema<T>& schema) {
   schema.key("per_device_train_batch_size", &T::per_device_train_batch_size, "Rows of a micro-batch.")
       .at_least(1)
@@ -39,23 +34,23 @@ void declare_optimizer(Schema<T>& schema) {
   schema.key("max_grad_norm", &T::max_grad_norm, "Gradients are clipped to this norm; 0: never.")
       .at_least(0)
       .synonyms({"clip_grad_norm"});
-  schema.key("optim", &T::optim, "The optimizer.")
+  schema.key("optim", &T::optim, "AdamW; with moments in 8 bits as bitsandbytes; with moments in pinned host memory.")
       .choices({{"adamw_torch", Optimizer::kAdamwTorch},
                 {"adamw_8bit", Optimizer::kAdamw8bit},
                 {"paged_adamw_32bit", Optimizer::kPagedAdamw32bit},
                 {"paged_adamw_8bit", Optimizer::kPagedAdamw8bit}})
-      .spelt({{"adamw_torch_fused", "adamw_torch"}, {"adamw_bnb_8bit", "adamw_8bit"}})
-      .synonyms({"optimizer"})
-      .not_built_yet({"adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"});
+      .spelt({{"adamw", "adamw_torch"},
+              {"adamw_torch_fused", "adamw_torch"},
+              {"adamw_bnb_8bit", "adamw_8bit"},
+              {"paged_adamw", "paged_adamw_32bit"}})
+      .synonyms({"optimizer"});
   schema.key("adam_beta1", &T::adam_beta1, "AdamW's beta 1.").at_least(0).below(1);
   schema.key("adam_beta2", &T::adam_beta2, "AdamW's beta 2.").at_least(0).below(1);
   schema.key("adam_epsilon", &T::adam_epsilon, "AdamW's epsilon.").at_least(0);
   schema.key("neftune_noise_alpha", &T::neftune_noise_alpha, "Noise on the embeddings (NEFTune).")
       .above(0)
       .not_built_yet();
-  schema.key("loraplus_lr_ratio", &T::loraplus_lr_ratio, "LoRA+: the rate of B over that of A.")
-      .above(0)
-      .not_built_yet();
+  schema.key("loraplus_lr_ratio", &T::loraplus_lr_ratio, "LoRA+: the rate of B over that of A.").above(0);
 }
 
 void declare_memory(Schema<T>& schema) {
@@ -66,10 +61,9 @@ void declare_memory(Schema<T>& schema) {
   schema.key("max_memory_gib", &T::max_memory_gib, "Memory of the device that the run may use.")
       .above(0)
       .not_built_yet();
-  schema.key("dequantize_cache", &T::dequantize_cache, "Keep weights dequantized: auto, off, or so many GiB.")
-      .form("auto, off or a number of GiB", is_cache_choice)
-      .not_built_yet();
   schema.key("deterministic", &T::deterministic, "Only kernels that give the same bits every time.");
+  schema.key("cuda_graphs", &T::cuda_graphs,
+             "On a GPU: capture a batch shape's launches once and replay them. The numbers are the same.");
 }
 
 void declare_evaluation(Schema<T>& schema) {

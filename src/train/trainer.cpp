@@ -5,6 +5,9 @@
 #include <cmath>
 #include <limits>
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -22,10 +25,8 @@ namespace qlora {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 // A tenth of what is free is left to others.
@@ -65,16 +66,28 @@ Trainer::Trainer(Decoder& decoder, const PreparedSet& train, const PreparedSet* 
       train_(train),
       eval_(eval),
       settings_(std::move(settings)),
-      optimizer_(decoder.parameters(), {settings_.options.adam_beta1, settings_.options.adam_beta2,
-                                        settings_.options.adam_epsilon, settings_.options.weight_decay}),
+      optimizer_(decoder.parameters(), adamw_settings(settings_.options)),
       batcher_(train, settings_.batches) {
   const TrainOptions& o = settings_.options;
+  optimizer_bytes_ = optimizer_bytes(decoder.parameters(), adamw_settings(o), decoder.device()).device;
   total_ = total_steps(o, batcher_.steps_per_epoch());
   warmup_ = warmup_steps(o, total_);
-  largest_ = largest_batches(train, settings_.batches, total_);
+  largest_ = largest_batches(train, settings_.batches, total_, decoder.device());
   const auto& blocks = decoder.blocks(HeadKind::kLoss);
   const Keep keep = choose_keep(o.gradient_checkpointing, blocks, largest_, memory_budget(decoder.device()));
   programs_ = std::make_unique<ProgramCache>(blocks, Pass::kTraining, uniform_keep(blocks, keep), decoder.device());
+  runner_ = std::make_unique<ProgramRunner>(*programs_, decoder.store(), o.cuda_graphs);
+}
+
+AdamWSettings adamw_settings(const TrainOptions& options) {
+  const Optimizer optim = options.optim;
+  return {options.adam_beta1,
+          options.adam_beta2,
+          options.adam_epsilon,
+          options.weight_decay,
+          optim == Optimizer::kAdamw8bit || optim == Optimizer::kPagedAdamw8bit,
+          optim == Optimizer::kPagedAdamw32bit || optim == Optimizer::kPagedAdamw8bit,
+          options.loraplus_lr_ratio.value_or(1.0)};
 }
 
 std::vector<std::string> changed_keys(const Json& earlier, const Json& now) {
@@ -95,7 +108,7 @@ void Trainer::resume(const fs::path& checkpoint) {
   decoder_.parameters().values().copy_(state.optimizer.values);
   decoder_.parameters().refresh_compute();
   read_run(state.run);
-  optimizer_.restore(state.optimizer.first, state.optimizer.second, step_);
+  optimizer_.restore(state.optimizer.moments, step_);
   log_info("resuming after step {} from {}", step_, checkpoint.string());
 }
 
@@ -152,7 +165,7 @@ void Trainer::note_memory(std::int64_t more_bytes) {
   std::size_t bytes = p.values().nbytes() + p.grads().nbytes();
   if (decoder_.dtype() != p.values().scalar_type())
     bytes += static_cast<std::size_t>(p.size()) * c10::elementSize(decoder_.dtype());
-  bytes += optimizer_.first_moment().nbytes() + optimizer_.second_moment().nbytes();
+  bytes += static_cast<std::size_t>(optimizer_bytes_);
   const std::int64_t held = decoder_.store().bytes() + decoder_.store().scratch_bytes() + programs_->arena_bytes();
   peak_bytes_ = std::max(peak_bytes_, held + static_cast<std::int64_t>(bytes) + more_bytes);
 }
@@ -168,8 +181,11 @@ void Trainer::probe_memory() {
   try {
     for (const LargestBatch& largest : largest_) {
       const Batch batch = to_device_batch(largest.batch, 1, 0, /*training=*/true, decoder_.device());
-      Program& program = programs_->program_for(batch);
-      if (!decoder_.device().is_cpu()) program.run(batch);
+      if (decoder_.device().is_cpu()) {
+        programs_->program_for(batch);
+      } else {
+        runner_->run(batch);
+      }
     }
   } catch (const c10::Error& error) {
     if (!is_out_of_memory(error)) throw;
@@ -190,52 +206,82 @@ TrainingResult Trainer::run() {
   evaluate_if_due();
   while (step_ < total_ && !stop_early_) {
     const std::int64_t epoch = batcher_.position().epoch;
-    const StepRows rows = batcher_.next();
-    const StepMetrics metrics = step(rows);
-    const bool epoch_ended = batcher_.position().epoch != epoch;
-    if (step_ % settings_.options.logging_steps == 0 || step_ == total_) log(metrics);
-    progress.update(step_, fmt::format("loss {:.4f}", metrics.loss));
-    after_step(epoch_ended);
+    step(batcher_.next());
+    // The GPU works on this step while the host reads the last one's numbers and prepares the next.
+    settle(decoder_.device().is_cpu() ? 0 : 1);
+    progress.update(step_ - static_cast<std::int64_t>(pending_.size()), fmt::format("loss {:.4f}", last_loss_));
+    after_step(batcher_.position().epoch != epoch);
   }
+  settle(0);
   if (settings_.options.load_best_model_at_end) load_best();
   return result();
 }
 
 // One optimizer step: gradients of every micro-batch added up, checked, clipped, applied.
-StepMetrics Trainer::step(const StepRows& rows) {
+void Trainer::step(StepRows rows) {
   const auto start = Clock::now();
+  const at::Device device = decoder_.device();
   decoder_.parameters().zero_grad();
-  double loss = 0.0;
+  at::Tensor loss = at::zeros({}, at::TensorOptions().device(device).dtype(at::kDouble));
   for (std::size_t m = 0; m < rows.micro_batches.size(); ++m) {
     const Batch batch = to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(step_),
-                                        /*training=*/true, decoder_.device());
-    Program& program = programs_->program_for(batch);
-    program.run(batch);
-    loss += program.output().item<double>();
+                                        /*training=*/true, device);
+    loss.add_(runner_->run(batch).squeeze(0));
   }
-  const double norm = clip_gradients(decoder_.parameters(), settings_.options.max_grad_norm);
-  if (!std::isfinite(loss) || !std::isfinite(norm)) report_divergence(rows, loss, norm);
   const double rate =
       settings_.options.learning_rate * schedule_factor(settings_.options.lr_scheduler_type, step_, warmup_, total_);
-  optimizer_.step(rate);
+  const at::Tensor norm =
+      optimizer_.step(rate, settings_.options.max_grad_norm, device.is_cpu() ? loss : loss.to(at::kFloat));
   ++step_;
-  tokens_ += rows.targets;
-  input_tokens_ += rows.tokens;
-  loss_sum_ += loss;
-  window_loss_ += loss;
+  PendingStep pending{
+      std::move(rows), {step_, epoch_reached(), 0.0, 0.0, rate, 0, 0, 0.0, 0.0, 0.0}, start, {}, std::nullopt};
+  pending.numbers = at::stack({loss, norm.to(at::kDouble)});
+  if (!device.is_cpu()) {
+    const at::Tensor host = at::empty({2}, at::TensorOptions().dtype(at::kDouble).pinned_memory(true));
+    pending.numbers = host.copy_(pending.numbers, /*non_blocking=*/true);
+    pending.arrived.emplace(device.type());
+    pending.arrived->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+  }
+  pending_.push_back(std::move(pending));
+}
+
+// Waits for the oldest steps until `left` are under way.
+void Trainer::settle(std::size_t left) {
+  while (pending_.size() > left) settle_oldest();
+}
+
+void Trainer::settle_oldest() {
+  PendingStep pending = std::move(pending_.front());
+  pending_.pop_front();
+  if (pending.arrived) pending.arrived->synchronize();
+  StepMetrics& metrics = pending.metrics;
+  metrics.loss = pending.numbers[0].item<double>();
+  metrics.grad_norm = pending.numbers[1].item<double>();
+  if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) report_divergence(pending.rows, metrics);
+  metrics.seconds = seconds_since(std::max(pending.start, last_settled_));
+  last_settled_ = Clock::now();
+  metrics.tokens = pending.rows.targets;
+  metrics.input_tokens = pending.rows.tokens;
+  tokens_ += metrics.tokens;
+  input_tokens_ += metrics.input_tokens;
+  loss_sum_ += metrics.loss;
+  last_loss_ = metrics.loss;
+  window_loss_ += metrics.loss;
   ++window_steps_;
-  const double seconds = seconds_since(start);
-  seconds_ += seconds;
+  seconds_ += metrics.seconds;
   note_memory(0);
-  return {step_, epoch_reached(), loss, norm, rate, rows.targets, rows.tokens, seconds, peak_gib(), peak_process_gib()};
+  metrics.memory_allocated_gib = peak_gib();
+  metrics.memory_used_gib = peak_process_gib();
+  if (metrics.step % settings_.options.logging_steps == 0 || metrics.step == total_) log(metrics);
 }
 
 // Runs the step's micro-batches once more, with checks, to say where it began.
-void Trainer::report_divergence(const StepRows& rows, double loss, double norm) {
+void Trainer::report_divergence(const StepRows& rows, const StepMetrics& metrics) {
   std::string where = "gradients of the parameters";
   for (std::size_t m = 0; m < rows.micro_batches.size(); ++m) {
-    const Batch batch = to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(step_),
-                                        /*training=*/true, decoder_.device());
+    const Batch batch =
+        to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(metrics.step - 1),
+                        /*training=*/true, decoder_.device());
     const std::string found = programs_->program_for(batch).first_non_finite(batch);
     if (found.empty()) continue;
     std::vector<std::string> ids;
@@ -246,7 +292,7 @@ void Trainer::report_divergence(const StepRows& rows, double loss, double norm) 
   throw Diverged(
       fmt::format("step {}: loss {}, gradient norm {}: NaN or Inf first appeared in the {}. Nothing was updated or "
                   "saved for this step; try a lower learning_rate (now {}), warmup_ratio, or dtype float32",
-                  step_ + 1, loss, norm, where, settings_.options.learning_rate));
+                  metrics.step, metrics.loss, metrics.grad_norm, where, settings_.options.learning_rate));
 }
 
 void Trainer::log(const StepMetrics& metrics) {
@@ -312,6 +358,7 @@ bool Trainer::improves(double score) const {
 }
 
 void Trainer::evaluate() {
+  settle(0);
   const auto start = Clock::now();
   const SetLoss loss = evaluate_loss(decoder_, *eval_, settings_.options.per_device_eval_batch_size);
   note_memory(loss.arena_bytes);
@@ -353,8 +400,8 @@ void Trainer::judge(const Json& line) {
 
 void Trainer::save() {
   if (last_saved_ == step_) return;
-  const CheckpointState state{write_run(),
-                              {decoder_.parameters().values(), optimizer_.first_moment(), optimizer_.second_moment()}};
+  settle(0);
+  const CheckpointState state{write_run(), {decoder_.parameters().values(), optimizer_.state()}};
   save_checkpoint(settings_.output, step_, state, [this](const fs::path& folder) {
     settings_.save_model(folder);
     write_file_atomically(folder / "trainer_state.json", trainer_state().text());

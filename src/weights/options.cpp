@@ -15,6 +15,11 @@ std::string hub_model(const std::string& name) {
   return "\"" + name + "\" is no folder here, and fetching a model from the Hub";
 }
 
+bool is_cache_choice(const std::string& text) {
+  double gib = 0;
+  return text == "auto" || text == "off" || (text_to(text, gib) && gib > 0 && gib < 1e6);
+}
+
 }  // namespace
 
 void declare(Schema<ModelOptions>& schema) {
@@ -52,6 +57,11 @@ void declare(Schema<ModelOptions>& schema) {
   schema.key("matmul_dtype", &M::matmul_dtype, "The type of the matrix products. auto: that of dtype.")
       .choices({{"auto", MatmulDtype::kAuto}, {"fp8", MatmulDtype::kFp8}})
       .not_built_yet({"fp8"});
+  schema
+      .key("dequantize_cache", &M::dequantize_cache,
+           "How much of a 4-bit base stays dequantized, for speed: off, or so many GiB. auto: 4 GiB on the CPU, off on "
+           "a GPU. The numbers are the same.")
+      .form("auto, off or a number of GiB", is_cache_choice);
   schema.rule("method", [](const M& m) -> std::string {
     if (!m.load_in_4bit || *m.load_in_4bit == (m.method == Method::kQlora)) return "";
     return *m.load_in_4bit ? "only qlora loads the base in 4 bits; load_in_4bit: true contradicts it"

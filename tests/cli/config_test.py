@@ -14,11 +14,10 @@ QLORA = os.environ.get("QLORA_BINARY", os.path.join(os.environ["QLORA_BUILD"], "
 # What each shipped config asks for that is not built yet, in the order of its lines. A feature that gets built is struck off here.
 HUB_MODEL = "fetching a model from the Hub is not built yet"
 HUB_DATA = "fetching a data set from the Hub is not built yet"
-PAGED = "optim: paged_adamw_32bit is not built yet"
 NOT_BUILT = {
     "spider.yaml": [HUB_MODEL],
-    "heavydb_lfm2_2.6b.yaml": [HUB_MODEL, HUB_DATA, PAGED],
-    "alpaca_llama3_8b.yaml": [HUB_MODEL, HUB_DATA, PAGED],
+    "heavydb_lfm2_2.6b.yaml": [HUB_MODEL, HUB_DATA],
+    "alpaca_llama3_8b.yaml": [HUB_MODEL, HUB_DATA],
     "sft_llama3.1_8b.yaml": [HUB_MODEL, HUB_DATA],
     "sql_context_llama2_70b.yaml": [HUB_MODEL, HUB_DATA],
 }
@@ -69,7 +68,7 @@ class Errors(unittest.TestCase):
     def test_all_problems_come_at_once_one_a_line_with_exit_2(self):
         code, out, err = self.train(
             "model_name_or_path: .\nlora_rr: 3\nlora_r: abc\nlora_dropout: 1.5\nlora_alpha: 1\nlora_alpha: 2\n"
-            "optim: paged_adamw_8bit\n",
+            "matmul_dtype: fp8\n",
             "--warmup-steps",
             "x",
         )
@@ -79,7 +78,7 @@ class Errors(unittest.TestCase):
             'c.yaml:3:9: lora_r: expected a whole number, got "abc"',
             "c.yaml:4:15: lora_dropout: 1.5 is out of range: at least 0, below 1",
             "c.yaml:6:1: lora_alpha: given twice, first at c.yaml:5:1",
-            "c.yaml:7:8: optim: paged_adamw_8bit is not built yet",
+            "c.yaml:7:15: matmul_dtype: fp8 is not built yet",
             '--warmup_steps: expected a whole number, got "x"',
         ]
         self.assertEqual(err, "".join(f"qlora train: error: {line}\n" for line in expected))
@@ -155,7 +154,7 @@ class Configs(unittest.TestCase):
     def test_a_config_runs_once_its_unbuilt_parts_are_replaced(self):
         with tempfile.TemporaryDirectory() as folder:
             os.mkdir(os.path.join(folder, "model"))
-            arguments = ["--model_name_or_path", "model", "--dataset", "rows.json", "--optim", "adamw_torch"]
+            arguments = ["--model_name_or_path", "model", "--dataset", "rows.json"]
             for name in NOT_BUILT:
                 with self.subTest(config=name):
                     _, _, err = qlora("train", "--config", str(SOURCE / "configs" / name), *arguments, cwd=folder)

@@ -19,13 +19,14 @@ struct BaseSettings {
   bool nested = true;
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
+  std::int64_t dequantize_cache_bytes = 0;
 };
 
 // What `qlora train` holds its base in. Throws UsageError for a device or dtype that is not there.
 BaseSettings base_settings(const TrainJob& job);
 
 // How many bytes of dequantized weights may stay, in the type that is computed in.
-std::int64_t dequantize_cache_bytes(at::Device device);
+std::int64_t dequantize_cache_bytes(const ModelOptions& options, at::Device device);
 
 // Complains of float16 over a checkpoint in bfloat16: its range is narrower, and large values become infinite.
 std::optional<std::string> dtype_problem(const ModelConfig& config, at::ScalarType dtype);

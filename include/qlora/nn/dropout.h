@@ -18,7 +18,9 @@ struct DropoutKey {
 };
 
 // out[t, f] = x[t, f] * keep / (1 - p), with keep from (seed, optimizer step, row of the effective batch, position,
-// linear, feature). x, out [tokens, features], may be the same tensor. Tail tokens are not dropped.
-void apply_dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p);
+// linear, feature); added to `out` where `accumulate`. x, out [tokens, features], may be the same tensor. Tail tokens
+// are not dropped.
+void apply_dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p,
+                   bool accumulate = false);
 
 }  // namespace qlora

@@ -72,6 +72,8 @@ class LossHead : public Operation {
   void backward(const Batch& batch, const OperationViews& views) override;
 
  private:
+  at::Tensor differentiate(const Batch& batch, const OperationViews& views, const Head::Chunk& chunk) const;
+
   std::shared_ptr<const Head> head_;
 };
 

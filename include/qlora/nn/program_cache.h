@@ -10,7 +10,7 @@
 namespace qlora {
 
 // What a batch of so many tokens and labelled rows is compiled for.
-BatchShape bucket_shape(std::int64_t tokens, std::int64_t labelled);
+BatchShape bucket_shape(std::int64_t tokens, std::int64_t labelled, at::Device device = at::kCPU);
 
 class ProgramCache {
  public:

@@ -44,6 +44,7 @@ class Projection : public Operation {
  private:
   bool has_dropout() const;
   void add_adapters(const Batch& batch, const OperationViews& views);
+  void add_adapters_backward(const Batch& batch, const OperationViews& views);
   void add_adapter_gradients(const Batch& batch, const OperationViews& views);
   void add_weight_gradients(const OperationViews& views);
   at::Tensor stacked_a() const;

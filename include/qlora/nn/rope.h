@@ -23,18 +23,21 @@ class RopeTable {
  public:
   RopeTable(std::int64_t head_dim, double base, RopeScaling scaling, at::Device device, Dtype dtype);
 
-  // cos, sin [tokens, head_dim / 2] in the accumulation type of dtype.
-  void gather(const at::Tensor& positions, std::int64_t length, at::Tensor cos, at::Tensor sin);
+  // Makes the tables at least `length` positions long. What they held before stays where it is: captured graphs read
+  // it.
+  void grow(std::int64_t length);
+  // [positions, head_dim / 2] in the accumulation type of dtype.
+  const at::Tensor& cos() const { return cos_; }
+  const at::Tensor& sin() const { return sin_; }
 
   std::int64_t head_dim() const { return head_dim_; }
   const at::Tensor& inverse_frequencies() const { return inverse_frequencies_; }  // float32 [head_dim / 2]
 
  private:
-  void grow(std::int64_t length);
-
   std::int64_t head_dim_;
   Dtype dtype_;
   at::Tensor inverse_frequencies_, cos_, sin_;
+  std::vector<at::Tensor> outgrown_;
 };
 
 // Rotates the first `rotated_heads` heads of each token in place: x [tokens, heads * head_dim].

@@ -9,7 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "qlora/core/host_tensor.h"
-#include "qlora/quant/nf4.h"
+#include "qlora/quant/nf4_weight.h"
 
 namespace qlora {
 
@@ -40,18 +40,26 @@ class WeightStore {
   bool has(const std::string& name) const { return places_.contains(name); }
   const WeightMember& member(const std::string& name) const;
 
-  // Takes one member's values (any float type, any device), converts or quantizes them. Throws DataError naming the
-  // tensor for a wrong shape and for NaN or Inf.
+  // Takes one member's values (any float type, any device); converts or quantizes them on the store's device, where
+  // never more than this one tensor lies in its own type. Throws DataError naming the tensor for a wrong shape and for
+  // NaN or Inf.
   void put(const std::string& name, const at::Tensor& values);
-  void put(const std::string& name, Nf4Tensor codes);
+  void put(const std::string& name, const Nf4Tensor& codes);
 
   std::vector<std::string> missing() const;  // members that no put() has filled
 
-  // The group's weights [sum of out, in] in dtype(). Valid until the next call for another quantized group.
+  // The group's weights [sum of out, in] in dtype(), decoded on torch's current stream. Valid until the next call for
+  // another quantized group.
   at::Tensor materialize(Group group);
 
-  // One member as it computes: dense in float32, or dequantized from its codes in float32.
+  // The next materialize() decodes anew: for who captures it, or has replayed what decoded another group.
+  void forget_scratch() { in_scratch_ = -1; }
+
+  // One member as it computes, on the CPU: dense in float32, or dequantized from its codes in float32.
   at::Tensor dequantized(const std::string& name) const;
+
+  // The codes of a quantized member, copied to the host.
+  Nf4Tensor codes(const std::string& name) const;
 
   at::ScalarType dtype() const { return dtype_; }
   at::Device device() const { return device_; }
@@ -61,7 +69,7 @@ class WeightStore {
  private:
   struct Slot {
     WeightMember member;
-    Nf4Tensor codes;
+    Nf4Weight codes;
     bool filled = false;
     std::int64_t first_row = 0;
   };
@@ -73,6 +81,7 @@ class WeightStore {
     bool cached = false;
   };
   Slot& slot(const std::string& name);
+  const Slot& slot(const std::string& name) const;
   void dequantize_into(const GroupState& group, const at::Tensor& out) const;
 
   at::Device device_;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,9 +15,10 @@
 
 namespace qlora {
 
-// Flat buffers of the optimizer and the master weights, all of one size.
+// The flat master weights, and the moments by the names that AdamW::state() gives them.
 struct OptimizerState {
-  at::Tensor values, first, second;
+  at::Tensor values;
+  std::map<std::string, at::Tensor> moments;
 };
 
 // All that a run needs to go on, but the model's frozen weights.

@@ -17,7 +17,8 @@ struct LargestBatch {
 
 // The micro-batches of the run's first `steps` steps whose shapes no other one reaches in tokens and labels both, the
 // most tokens first: whatever else the run meets fits into the memory of one of them.
-std::vector<LargestBatch> largest_batches(const PreparedSet& set, const BatchOptions& options, std::int64_t steps);
+std::vector<LargestBatch> largest_batches(const PreparedSet& set, const BatchOptions& options, std::int64_t steps,
+                                          at::Device device = at::kCPU);
 
 // Bytes of the arena that serves all these batches.
 std::int64_t arena_bytes(const std::vector<Block>& blocks, Keep keep, const std::vector<LargestBatch>& batches);

@@ -36,8 +36,8 @@ struct TrainOptions {
 
   Checkpointing gradient_checkpointing = Checkpointing::kAuto;
   std::optional<double> max_memory_gib;
-  std::string dequantize_cache = "auto";  // auto | off | GiB
   bool deterministic = false;
+  bool cuda_graphs = true;
 
   Strategy eval_strategy = Strategy::kNo;
   std::optional<int64_t> eval_steps;  // unset: logging_steps

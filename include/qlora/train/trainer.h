@@ -1,16 +1,20 @@
 // The training loop: steps over micro-batches, evaluation, checkpoints, and going on after an interruption.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 
+#include <c10/core/Event.h>
+
 #include "qlora/data/batches.h"
 #include "qlora/models/decoder.h"
-#include "qlora/nn/program_cache.h"
+#include "qlora/nn/program_runner.h"
 #include "qlora/train/checkpoint.h"
 #include "qlora/train/memory.h"
 #include "qlora/train/metrics.h"
@@ -41,6 +45,9 @@ struct TrainingResult {
   Json to_json(const std::string& output_dir) const;
 };
 
+// The optimizer that `optim` and its companions ask for.
+AdamWSettings adamw_settings(const TrainOptions& options);
+
 // The keys in which a run differs from an earlier one of this identity.
 std::vector<std::string> changed_keys(const Json& earlier, const Json& now);
 
@@ -65,8 +72,20 @@ class Trainer {
 
  private:
   void probe_memory();
-  StepMetrics step(const StepRows& rows);
-  [[noreturn]] void report_divergence(const StepRows& rows, double loss, double norm);
+  using Clock = std::chrono::steady_clock;
+  // A step that was begun. Its loss and gradient norm are on their way from the device; the host needs them when the
+  // next step is under way.
+  struct PendingStep {
+    StepRows rows;
+    StepMetrics metrics;
+    Clock::time_point start;
+    at::Tensor numbers;  // float64 [2]: loss, norm
+    std::optional<c10::Event> arrived;
+  };
+  void step(StepRows rows);
+  void settle(std::size_t left);
+  void settle_oldest();
+  [[noreturn]] void report_divergence(const StepRows& rows, const StepMetrics& metrics);
   void log(const StepMetrics& metrics);
   void evaluate();
   void judge(const Json& line);
@@ -88,9 +107,13 @@ class Trainer {
   const PreparedSet* eval_;
   TrainerSettings settings_;
   AdamW optimizer_;
+  std::int64_t optimizer_bytes_ = 0;  // on the device
   Batcher batcher_;
   std::vector<LargestBatch> largest_;
   std::unique_ptr<ProgramCache> programs_;
+  std::unique_ptr<ProgramRunner> runner_;
+  std::deque<PendingStep> pending_;
+  Clock::time_point last_settled_;
   std::unique_ptr<MetricsFile> metrics_;
 
   // What a checkpoint keeps (write_run, read_run).
@@ -107,6 +130,7 @@ class Trainer {
   bool stop_early_ = false;
   Json log_history_ = Json::array();
 
+  double last_loss_ = 0.0;
   std::int64_t last_saved_ = -1;
   std::int64_t peak_bytes_ = 0;
 };

@@ -27,6 +27,7 @@ struct ModelOptions {
   bool use_bnb_nested_quant = true;  // quantize the absolute maxima of the blocks, too
   ComputeDtype dtype = ComputeDtype::kAuto;
   MatmulDtype matmul_dtype = MatmulDtype::kAuto;
+  std::string dequantize_cache = "auto";  // auto | off | GiB
 };
 
 void declare(Schema<ModelOptions>& schema);

@@ -10,6 +10,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/float16.h"
 #include "qlora/core/parallel.h"
+#include "qlora/quant/dynamic_map.h"
 #include "qlora/quant/nf4_decode.h"
 
 namespace qlora {
@@ -175,7 +176,7 @@ TEST(Nf4, EqualScalesNestExactly) {
 }
 
 TEST(Nf4, TheNestedMapIsAscendingAndHasItsEnds) {
-  const auto& map = nf4_nested_map();
+  const auto& map = signed_dynamic_map();
   for (std::size_t i = 1; i < map.size(); ++i) EXPECT_LT(map[i - 1], map[i]);
   EXPECT_EQ(map[127], 0.0F);
   EXPECT_EQ(map[255], 1.0F);

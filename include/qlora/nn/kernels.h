@@ -1,0 +1,47 @@
+// The bridge from operations to kernels/: tensors in, one launch on the current stream. An operation asks serves() and
+// otherwise takes its ATen form, which runs on every device and is what the kernels are tested against.
+#pragma once
+
+#include "qlora/nn/dropout.h"
+#include "qlora/nn/operation.h"
+
+namespace qlora::gpu {
+
+// Whether there are kernels for tensors on this device of this type: on CUDA, where it is built in, for float32,
+// float16 and bfloat16 of any shape.
+bool serves(at::Device device, Dtype dtype);
+inline bool serves(const at::Tensor& x) {
+  return serves(x.device(), x.scalar_type());
+}
+
+// While it lives nothing is served: the ATen forms run on the GPU, too. For tests.
+class AtenForms {
+ public:
+  AtenForms();
+  ~AtenForms();
+  AtenForms(const AtenForms&) = delete;
+  AtenForms& operator=(const AtenForms&) = delete;
+};
+
+// All tensors are contiguous and of one type, but for what is named; see the headers in kernels/ for formulas.
+// inverse: float32 [rows, 1].
+void rms_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, const at::Tensor& inverse,
+              double epsilon);
+void rms_norm_backward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse, const at::Tensor& d_y,
+                       const at::Tensor& d_x, bool accumulate);
+// cos, sin: float32 [positions, head_dim / 2].
+void rope(const at::Tensor& x, const at::Tensor& positions, const at::Tensor& cos, const at::Tensor& sin,
+          std::int64_t rotated_heads, std::int64_t heads, double sign);
+void swiglu(const at::Tensor& x, const at::Tensor& y);
+void swiglu_backward(const at::Tensor& x, const at::Tensor& d_y, const at::Tensor& d_x, bool accumulate);
+// Needs the batch's token_rows and step_number.
+void dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p,
+             bool accumulate);
+// nll: float32 [rows]. With a `scale` (float32 [1]) the logits become their gradient.
+void cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& nll, const at::Tensor& scale);
+// out (float32 [1]) = scale * the sum of values (float32 [n]).
+void scaled_sum(const at::Tensor& values, const at::Tensor& scale, const at::Tensor& out);
+// Zeroes the rows of x behind the last of `bounds` (int32).
+void zero_tail(const at::Tensor& x, const at::Tensor& bounds);
+
+}  // namespace qlora::gpu

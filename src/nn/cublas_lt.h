@@ -1,0 +1,11 @@
+// cuBLASLt behind gemm().
+#pragma once
+
+#include "qlora/nn/gemm.h"
+
+namespace qlora {
+
+// Whether it did: false for types and layouts that cuBLASLt does not take, and in builds without CUDA.
+bool cublas_lt_gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const GemmExtras& extras);
+
+}  // namespace qlora

@@ -1,0 +1,108 @@
+// A training step on the GPU: the losses and gradients of the CPU, with and without CUDA graphs.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "qlora/nn/kernels.h"
+#include "qlora/nn/program_runner.h"
+#include "qlora/train/device_batch.h"
+
+#include "support/gpu.h"
+#include "train/fixtures.h"
+
+namespace qlora {
+namespace {
+
+double distance(const at::Tensor& got, const at::Tensor& want) {
+  const at::Tensor reference = want.to(at::kCPU, at::kDouble);
+  return ((got.to(at::kCPU, at::kDouble) - reference).norm() / reference.norm()).item<double>();
+}
+
+ModelConfig small_config() {
+  ModelConfig c = tiny_config("qwen2");
+  c.hidden = 64;
+  c.intermediate = 96;
+  c.head_dim = 16;
+  c.vocabulary = 101;
+  return c;
+}
+
+// Weights of a fixed seed; B of the adapters is not zero, so that every gradient is there.
+std::unique_ptr<Decoder> decoder_on(at::Device device, Dtype dtype, double dropout) {
+  TrainingPlan plan;
+  plan.lora = [dropout](const std::string&) { return LoraSettings{8, 2.0, dropout}; };
+  plan.seed = 11;
+  auto decoder = std::make_unique<Decoder>(
+      small_config(), std::make_shared<WeightStore>(device, dtype, WeightPolicy{/*quantize=*/true}), plan);
+  at::manual_seed(5);
+  for (const std::string& name : decoder->missing()) {
+    const Shape& shape = decoder->store().member(name).shape;
+    decoder->put(name, shape.size() > 1 ? at::randn(shape) * 0.1 : at::ones(shape));
+  }
+  decoder->parameters().values().copy_(at::randn({decoder->parameters().size()}) * 0.1);
+  decoder->parameters().refresh_compute();
+  return decoder;
+}
+
+struct StepResult {
+  std::vector<double> losses;
+  at::Tensor gradients;
+};
+
+// Several micro-batches of two shapes, one after another, so that graphs are captured and replayed.
+StepResult run(Decoder& decoder, bool graphs, std::size_t* captured = nullptr) {
+  const PreparedSet set = testing::rows_of({9, 30, 17, 25, 31, 8, 21, 19, 12, 40, 40, 40});
+  const auto& blocks = decoder.blocks(HeadKind::kLoss);
+  ProgramCache programs(blocks, Pass::kTraining, uniform_keep(blocks, Keep::kAll), decoder.device());
+  ProgramRunner runner(programs, decoder.store(), graphs);
+  StepResult result;
+  decoder.parameters().zero_grad();
+  const std::vector<std::vector<std::uint32_t>> batches = {{9, 10, 11}, {0, 1, 2},   {3, 4},    {5, 6, 7, 8},
+                                                           {10, 9, 11}, {11, 10, 9}, {2, 1, 0}, {1, 0, 2}};
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    const Batch batch = to_device_batch(pack_rows(set, batches[i], static_cast<std::int64_t>(i)), 100, i,
+                                        /*training=*/true, decoder.device());
+    result.losses.push_back(runner.run(batch).item<double>());
+  }
+  if (captured != nullptr) *captured = runner.graph_count();
+  result.gradients = decoder.parameters().grads().cpu();
+  return result;
+}
+
+class StepOnGpu : public GpuTest {};
+
+TEST_F(StepOnGpu, HasTheLossesAndGradientsOfTheCpu) {
+  for (const double dropout : {0.0, 0.2}) {
+    const StepResult want = run(*decoder_on(at::kCPU, at::kFloat, dropout), false);
+    for (const Dtype dtype : {at::kFloat, at::kBFloat16}) {
+      const StepResult got = run(*decoder_on({at::kCUDA, 0}, dtype, dropout), false);
+      const bool exact = dtype == at::kFloat;
+      for (std::size_t i = 0; i < want.losses.size(); ++i) {
+        EXPECT_NEAR(got.losses[i], want.losses[i], (exact ? 1e-5 : 2e-2) * want.losses[i]) << i << " " << dtype;
+      }
+      EXPECT_LE(distance(got.gradients, want.gradients), exact ? 1e-5 : 6e-2) << dtype << " dropout " << dropout;
+    }
+  }
+}
+
+TEST_F(StepOnGpu, HasTheNumbersOfTheAtenForms) {
+  const StepResult got = run(*decoder_on({at::kCUDA, 0}, at::kFloat, 0.2), false);
+  const gpu::AtenForms aten;
+  const StepResult want = run(*decoder_on({at::kCUDA, 0}, at::kFloat, 0.2), false);
+  EXPECT_LE(distance(got.gradients, want.gradients), 1e-5);
+}
+
+TEST_F(StepOnGpu, GraphsChangeNoBit) {
+  at::globalContext().setDeterministicAlgorithms(true, false);
+  for (const Dtype dtype : {at::kHalf, at::kBFloat16}) {
+    const StepResult without = run(*decoder_on({at::kCUDA, 0}, dtype, 0.2), false);
+    std::size_t captured = 0;
+    const StepResult with = run(*decoder_on({at::kCUDA, 0}, dtype, 0.2), true, &captured);
+    EXPECT_GE(captured, 2U);
+    EXPECT_EQ(with.losses, without.losses) << dtype;
+    EXPECT_TRUE(with.gradients.equal(without.gradients)) << dtype;
+  }
+  at::globalContext().setDeterministicAlgorithms(false, false);
+}
+
+}  // namespace
+}  // namespace qlora
