@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/logsumexp.h>
@@ -44,8 +45,18 @@ OperationTraits reads_nothing_back() {
 
 }  // namespace
 
-Head::Head(RmsNorm norm, Weight weight, std::int64_t vocabulary, Dtype dtype)
-    : norm_(std::move(norm)), weight_(weight), vocabulary_(vocabulary), dtype_(dtype) {}
+void LogitTransform::apply(const at::Tensor& logits) const {
+  if (scale != 1.0) logits.mul_(scale);
+  if (softcap != 0.0) logits.div_(softcap).tanh_().mul_(softcap);
+}
+
+at::Tensor LogitTransform::slope(const at::Tensor& logits) const {
+  if (softcap == 0.0) return at::full({1}, scale, logits.options());
+  return (logits / softcap).square_().neg_().add_(1.0).mul_(scale);
+}
+
+Head::Head(RmsNorm norm, Weight weight, std::int64_t vocabulary, Dtype dtype, LogitTransform transform)
+    : norm_(std::move(norm)), weight_(weight), vocabulary_(vocabulary), dtype_(dtype), transform_(transform) {}
 
 std::int64_t Head::chunk_rows(const BatchShape& shape) const {
   return std::clamp<std::int64_t>(kChunkElements / vocabulary_, 1, std::max<std::int64_t>(shape.labelled, 1));
@@ -76,6 +87,7 @@ void Head::logits(const at::Tensor& normed, const at::Tensor& out) const {
   } else {
     result.copy_(at::mm(normed, weight_.get().t()));
   }
+  transform_.apply(result);
 }
 
 OperationPlan LossHead::plan(const BatchShape& shape) const {
@@ -97,13 +109,16 @@ OperationTraits LossHead::traits() const {
 
 // d_logits = loss_scale * (softmax(logits) - onehot(target)), written over the logits.
 void LossHead::forward(const Batch& batch, const OperationViews& v) {
+  const LogitTransform& transform = head_->transform();
   v.out.zero_();
   head_->for_each_chunk(batch, v, v.buffers[kLogits], [&](const Head::Chunk& chunk) {
     at::Tensor d_logits = chunk.logits;
     const at::Tensor lse = at::logsumexp(chunk.logits, {1}, /*keepdim=*/true);
     v.out.add_((lse - chunk.logits.gather(1, chunk.targets)).sum(), batch.loss_scale);
+    const at::Tensor slope = transform.changes() ? transform.slope(chunk.logits) : at::Tensor();
     d_logits.sub_(lse).exp_().mul_(batch.loss_scale);
     d_logits.scatter_add_(1, chunk.targets, at::full_like(lse, -batch.loss_scale));
+    if (slope.defined()) d_logits.mul_(slope);
     if (head_->dtype() != d_logits.scalar_type()) {
       d_logits = rows(v.buffers[kNarrowLogits], chunk.size);
       d_logits.copy_(chunk.logits);

@@ -10,8 +10,8 @@ Dtype accumulation_dtype(Dtype dtype) {
   return dtype == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-RmsNorm::RmsNorm(Weight weight, std::int64_t columns, double epsilon, Dtype dtype)
-    : weight_(weight), columns_(columns), epsilon_(epsilon), dtype_(dtype) {}
+RmsNorm::RmsNorm(Weight weight, std::int64_t columns, double epsilon, Dtype dtype, double offset)
+    : weight_(weight), columns_(columns), epsilon_(epsilon), dtype_(dtype), offset_(offset) {}
 
 OperationPlan RmsNorm::plan(const BatchShape& shape) const {
   const Dtype wide = accumulation_dtype(dtype_);
@@ -48,6 +48,10 @@ void RmsNorm::normalize(const at::Tensor& x, const at::Tensor& y, const at::Tens
   at::linalg_vector_norm_out(inv, wide, 2, at::IntArrayRef{-1}, /*keepdim=*/true);
   inv.square_().div_(static_cast<double>(columns_)).add_(epsilon_).rsqrt_();
   wide.mul_(inv);
+  if (offset_ != 0.0) {
+    y.copy_(wide.mul_(weight_.get().to(wide.scalar_type()) + offset_));
+    return;
+  }
   y.copy_(wide);
   y.mul_(weight_.get());
 }
@@ -68,7 +72,11 @@ void RmsNorm::differentiate(const at::Tensor& x, const at::Tensor& d_y, const at
     weight_.grad().add_(product.sum(0));
   }
   if (!d_x.defined()) return;
-  g.mul_(weight_.get());
+  if (offset_ != 0.0) {
+    g.mul_(weight_.get().to(g.scalar_type()) + offset_);
+  } else {
+    g.mul_(weight_.get());
+  }
   at::mul_out(product, g, n);
   const at::Tensor mean = product.sum(-1, /*keepdim=*/true).div_(static_cast<double>(columns_));
   g.sub_(n.mul_(mean)).mul_(inverse);
