@@ -1,5 +1,6 @@
 #include "qlora/nn/rms_norm.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
