@@ -84,7 +84,7 @@ class Operations : public testing::Test {
       if (!traits.backward_reads_input[i] && !over) v.in[i] = at::Tensor();
     }
     if (!traits.backward_reads_output) v.out = at::Tensor();
-    parameters_.zero_grad();
+    if (!parameters_.empty()) parameters_.zero_grad();
     operation.backward(batch, v);
     d_in_ = v.d_in;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
