@@ -211,7 +211,7 @@ BatchOptions batch_options(const TrainJob& job, const ModelConfig& model) {
   return {job.train.per_device_train_batch_size,
           job.train.gradient_accumulation_steps,
           job.data.packing,
-          job.data.max_length.value_or(model.max_positions),
+          job.data.max_length.value_or(model.longest_row()),
           job.data.shuffle,
           static_cast<std::uint64_t>(job.common.seed)};
 }

@@ -55,11 +55,11 @@ Generator::Generator(Decoder& decoder, Settings settings)
                 uniform_keep(decoder.blocks(HeadKind::kLogits), Keep::kAll), decoder.device()) {}
 
 std::int64_t Generator::slots_for(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t capacity) const {
-  const ModelConfig& c = decoder_.config();
   const auto count = static_cast<std::int64_t>(prompts.size());
   if (settings_.options.batch_size) return std::min(count, *settings_.options.batch_size);
-  const std::int64_t bytes =
-      2 * c.layers * c.kv_heads * c.head_dim * capacity * static_cast<std::int64_t>(c10::elementSize(decoder_.dtype()));
+  std::int64_t elements = 1;
+  for (const CacheLayer& layer : decoder_.cache_layers()) elements += layer.elements(capacity);
+  const std::int64_t bytes = elements * static_cast<std::int64_t>(c10::elementSize(decoder_.dtype()));
   return std::clamp<std::int64_t>(kCacheBytes / bytes, 1, std::min(count, kMostSlots));
 }
 
@@ -71,14 +71,13 @@ std::vector<Answer> Generator::generate(const std::vector<std::vector<std::int32
     longest = std::max(longest, prompts[i].size());
   }
   const std::int64_t capacity = static_cast<std::int64_t>(longest) + settings_.options.max_new_tokens;
-  const ModelConfig& c = decoder_.config();
-  if (capacity > c.max_positions) {
+  const std::int64_t most = decoder_.config().longest_row();
+  if (capacity > most) {
     throw DataError(fmt::format("a prompt of {} tokens and max_new_tokens {} exceed the model's {} positions", longest,
-                                settings_.options.max_new_tokens, c.max_positions));
+                                settings_.options.max_new_tokens, most));
   }
   const std::int64_t slots = slots_for(prompts, capacity);
-  cache_ =
-      std::make_unique<KvCache>(c.layers, slots, c.kv_heads, c.head_dim, capacity, decoder_.device(), decoder_.dtype());
+  cache_ = std::make_unique<KvCache>(decoder_.cache_layers(), slots, capacity, decoder_.device(), decoder_.dtype());
   prompts_ = &prompts;
   answers_.assign(prompts.size(), {});
   done_.assign(prompts.size(), false);
@@ -127,27 +126,58 @@ void Generator::prefill(const std::vector<std::size_t>& starting, std::int64_t f
     rows_.push_back({prompt});
   }
   Batch batch = make_batch(rows, std::vector<std::int64_t>(rows.size(), 0), slots, *cache_, decoder_.device());
-  accept(run(batch).output(), static_cast<std::size_t>(first_slot));
+  accept(run(batch).output(), static_cast<std::size_t>(first_slot), rows_.size());
 }
 
+// One more token of every row, but for those that outgrow what their cache was made for: they begin anew.
 void Generator::decode() {
+  for (std::size_t begin = 0; begin < rows_.size();) {
+    std::size_t end = begin;
+    while (end < rows_.size() && !outgrows_cache(end)) ++end;
+    if (end == begin) {
+      restart(begin++);
+    } else {
+      extend(begin, end);
+      begin = end;
+    }
+  }
+}
+
+// Longrope turns all tokens of a row that is longer than the original length otherwise, those before that length, too.
+bool Generator::outgrows_cache(std::size_t row) const {
+  const RopeScaling& scaling = decoder_.config().rope_scaling;
+  return scaling.kind == RopeScaling::Kind::kLongrope &&
+         cache_->length(static_cast<std::int64_t>(row)) == static_cast<std::int64_t>(scaling.original_max_positions);
+}
+
+void Generator::restart(std::size_t row) {
+  const std::size_t prompt = rows_[row].prompt;
+  std::vector<std::int32_t> ids = (*prompts_)[prompt];
+  ids.insert(ids.end(), answers_[prompt].ids.begin(), answers_[prompt].ids.end());
+  const auto slot = static_cast<std::int64_t>(row);
+  cache_->clear(slot);
+  Batch batch = make_batch({ids}, {0}, {slot}, *cache_, decoder_.device());
+  accept(run(batch).output(), row, row + 1);
+}
+
+void Generator::extend(std::size_t begin, std::size_t end) {
   std::vector<std::span<const std::int32_t>> rows;
   std::vector<std::int64_t> starts;
   std::vector<std::int64_t> slots;
-  for (const Row& row : rows_) {
-    rows.emplace_back(&row.next, 1);
-    slots.push_back(static_cast<std::int64_t>(slots.size()));
+  for (std::size_t row = begin; row < end; ++row) {
+    rows.emplace_back(&rows_[row].next, 1);
+    slots.push_back(static_cast<std::int64_t>(row));
     starts.push_back(cache_->length(slots.back()));
   }
   Batch batch = make_batch(rows, starts, slots, *cache_, decoder_.device());
-  accept(run(batch).output(), 0);
+  accept(run(batch).output(), begin, end);
 }
 
-// Takes the next token of rows first_row.. from their logits.
-void Generator::accept(const at::Tensor& logits, std::size_t first_row) {
+// Takes the next token of rows [begin, end) from their logits.
+void Generator::accept(const at::Tensor& logits, std::size_t begin, std::size_t end) {
   at::Tensor host = logits.to(at::kCPU, at::kFloat);
   const auto vocabulary = static_cast<std::size_t>(host.size(1));
-  for (std::size_t r = first_row; r < rows_.size(); ++r) {
+  for (std::size_t r = begin; r < end; ++r) {
     Row& row = rows_[r];
     Answer& answer = answers_[row.prompt];
     std::vector<std::int32_t> seen;
@@ -155,7 +185,7 @@ void Generator::accept(const at::Tensor& logits, std::size_t first_row) {
       seen = (*prompts_)[row.prompt];
       seen.insert(seen.end(), answer.ids.begin(), answer.ids.end());
     }
-    float* data = host.mutable_data_ptr<float>() + (r - first_row) * vocabulary;
+    float* data = host.mutable_data_ptr<float>() + (r - begin) * vocabulary;
     row.next = sampler_.next({data, vocabulary}, seen, row.prompt, answer.ids.size());
     const bool stop =
         std::find(settings_.stop_ids.begin(), settings_.stop_ids.end(), row.next) != settings_.stop_ids.end();

@@ -1,6 +1,13 @@
 #include "qlora/models/builder.h"
 
+#include <cmath>
+
 #include "qlora/nn/embedding.h"
+#include "qlora/nn/geglu.h"
+#include "qlora/nn/head_norm.h"
+#include "qlora/nn/residual.h"
+#include "qlora/nn/short_convolution.h"
+#include "qlora/nn/swiglu.h"
 
 namespace qlora {
 
@@ -26,9 +33,8 @@ Weight DecoderBuilder::vectors(const std::vector<Vector>& members) {
 void DecoderBuilder::embedding(const std::string& name) {
   const ModelConfig& c = config();
   Block& block = begin_block();
-  block.add(
-      std::make_shared<Embedding>(matrix({{name + ".weight", {c.vocabulary, c.hidden}, false}}), c.hidden, dtype()),
-      {});
+  const Weight table = matrix({{name + ".weight", {c.vocabulary, c.hidden}, false}});
+  block.add(std::make_shared<Embedding>(table, c.hidden, dtype(), c.embedding_scale), {});
 }
 
 Block& DecoderBuilder::begin_block() {
@@ -37,11 +43,78 @@ Block& DecoderBuilder::begin_block() {
 
 Block::Value DecoderBuilder::rms_norm(Block& block, const std::string& name, std::int64_t columns, Block::Value input) {
   const Weight weight = vectors({{name + ".weight", columns}});
-  return block.add(std::make_shared<RmsNorm>(weight, columns, config().norm_epsilon, dtype()), {input});
+  const ModelConfig& c = config();
+  return block.add(std::make_shared<RmsNorm>(weight, columns, c.norm_epsilon, dtype(), c.norm_offset), {input});
+}
+
+Block::Value DecoderBuilder::head_norm(Block& block, const std::string& query, const std::string& key,
+                                       Block::Value qkv) {
+  const ModelConfig& c = config();
+  const HeadNorm::Spec spec{c.heads,
+                            c.kv_heads,
+                            c.head_dim,
+                            vectors({{query + ".weight", c.head_dim}}),
+                            vectors({{key + ".weight", c.head_dim}}),
+                            c.norm_epsilon,
+                            c.norm_offset};
+  return block.add(std::make_shared<HeadNorm>(spec, dtype()), {qkv});
+}
+
+AttentionShape DecoderBuilder::attention_shape(std::int64_t layer) const {
+  const ModelConfig& c = config();
+  const double scale = c.attention_scale > 0.0 ? c.attention_scale : 1.0 / std::sqrt(static_cast<double>(c.head_dim));
+  const std::int64_t window = c.kind(layer) == LayerKind::kWindowedAttention ? c.window : 0;
+  return {c.heads, c.kv_heads, c.head_dim, scale, window, c.attention_softcap};
+}
+
+std::shared_ptr<RopeTable> DecoderBuilder::rope_table(std::int64_t layer) {
+  const ModelConfig& c = config();
+  const bool windowed = c.windowed_rope_base > 0.0 && c.kind(layer) == LayerKind::kWindowedAttention;
+  std::shared_ptr<RopeTable>& table = windowed ? windowed_rope_ : rope_;
+  if (!table) {
+    table = std::make_shared<RopeTable>(c.rotary_dim(), windowed ? c.windowed_rope_base : c.rope_base,
+                                        windowed ? RopeScaling{} : c.rope_scaling, device(), dtype());
+  }
+  return table;
+}
+
+Block::Value DecoderBuilder::attention(Block& block, std::int64_t layer, Block::Value qkv) {
+  const ModelConfig& c = config();
+  if (c.rotates(layer)) {
+    qkv = block.add(
+        std::make_shared<Rope>(rope_table(layer), c.heads + c.kv_heads, c.heads + 2 * c.kv_heads, dtype(), c.head_dim),
+        {qkv});
+  }
+  return block.add(std::make_shared<Attention>(attention_shape(layer), layer, dtype()), {qkv});
+}
+
+Block::Value DecoderBuilder::gated_activation(Block& block, Block::Value gate_up) {
+  const std::int64_t columns = config().intermediate;
+  if (config().activation == Activation::kGeluTanh) {
+    return block.add(std::make_shared<GeGlu>(columns, dtype()), {gate_up});
+  }
+  return block.add(std::make_shared<SwiGlu>(columns, dtype()), {gate_up});
+}
+
+Block::Value DecoderBuilder::short_convolution(Block& block, const std::string& name, std::int64_t layer,
+                                               Block::Value input) {
+  const ModelConfig& c = config();
+  ShortConvolution::Spec spec;
+  spec.columns = c.hidden;
+  spec.length = c.convolution_size;
+  spec.weight = matrix({{name + ".weight", {c.hidden, 1, c.convolution_size}, false}});
+  if (c.convolution_bias) spec.bias = vectors({{name + ".bias", c.hidden}});
+  spec.layer = layer;
+  return block.add(std::make_shared<ShortConvolution>(spec, dtype()), {input});
+}
+
+Block::Value DecoderBuilder::add(Block& block, Block::Value x, Block::Value residual) {
+  return block.add(std::make_shared<Residual>(config().hidden, config().residual_scale, dtype()), {x, residual});
 }
 
 Block::Value DecoderBuilder::projection(Block& block, const std::vector<Linear>& linears, std::int64_t in,
                                         Block::Value input, std::optional<Block::Value> residual) {
+  if (residual && config().residual_scale != 1.0) return add(block, projection(block, linears, in, input), *residual);
   Projection::Spec spec;
   spec.in = in;
   spec.residual = residual.has_value();
@@ -87,9 +160,10 @@ std::vector<LoraSegment> DecoderBuilder::adapters(const std::vector<Linear>& lin
 
 void DecoderBuilder::head(const std::string& norm, const std::string& head) {
   const ModelConfig& c = config();
-  RmsNorm final_norm(vectors({{norm + ".weight", c.hidden}}), c.hidden, c.norm_epsilon, dtype());
+  RmsNorm final_norm(vectors({{norm + ".weight", c.hidden}}), c.hidden, c.norm_epsilon, dtype(), c.norm_offset);
   const Weight weight = matrix({{head + ".weight", {c.vocabulary, c.hidden}, false}});
-  const auto shared = std::make_shared<const Head>(std::move(final_norm), weight, c.vocabulary, dtype());
+  const auto shared = std::make_shared<const Head>(std::move(final_norm), weight, c.vocabulary, dtype(),
+                                                   LogitTransform{c.logit_scale, c.logit_softcap});
   const auto with = [&](std::shared_ptr<Operation> last) {
     std::vector<Block> blocks = body_;
     blocks.emplace_back().add(std::move(last), {Block::kInput});

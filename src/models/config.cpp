@@ -1,5 +1,7 @@
 #include "qlora/models/config.h"
 
+#include <cmath>
+
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
@@ -9,138 +11,166 @@ namespace qlora {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using Kind = RopeScaling::Kind;
 
-// Typed look-ups that name file and field in errors; a field that is null counts as absent.
-class Fields {
- public:
-  Fields(const Json& json, std::string origin) : json_(json), origin_(std::move(origin)) {
-    if (!json.is_object()) throw DataError(fmt::format("{}: is not a JSON object", origin_));
-  }
-
-  template <typename T>
-  std::optional<T> find(const char* key) const {
-    const auto it = json_.find(key);
-    if (it == json_.end() || it->is_null()) return std::nullopt;
-    if constexpr (std::is_same_v<T, bool>) {
-      if (!it->is_boolean()) throw wrong_type(key, "true or false", *it);
-    } else if constexpr (std::is_same_v<T, std::string>) {
-      if (!it->is_string()) throw wrong_type(key, "a string", *it);
-    } else if constexpr (std::is_integral_v<T>) {
-      if (!it->is_number_integer()) throw wrong_type(key, "a whole number", *it);
-    } else {
-      if (!it->is_number()) throw wrong_type(key, "a number", *it);
-    }
-    return it->get<T>();
-  }
-
-  std::int64_t size(const char* key, std::optional<std::int64_t> otherwise = std::nullopt) const {
-    const auto value = find<std::int64_t>(key);
-    if (!value && otherwise) return *otherwise;
-    if (!value) throw DataError(fmt::format("{}: '{}' is missing", origin_, key));
-    if (*value < 1 || *value > (std::int64_t{1} << 31)) {
-      throw DataError(fmt::format("{}: '{}' is {}: not a size", origin_, key, *value));
-    }
-    return *value;
-  }
-
-  double positive(const char* key, double otherwise) const {
-    const double value = find<double>(key).value_or(otherwise);
-    if (!(value > 0.0)) throw DataError(fmt::format("{}: '{}' is {}: must be above 0", origin_, key, value));
-    return value;
-  }
-
-  std::optional<Json> object(const char* key) const {
-    const auto it = json_.find(key);
-    if (it == json_.end() || it->is_null()) return std::nullopt;
-    if (!it->is_object()) throw wrong_type(key, "an object", *it);
-    return *it;
-  }
-
-  const std::string& origin() const { return origin_; }
-
- private:
-  DataError wrong_type(const char* key, const char* wanted, const Json& value) const {
-    return DataError(fmt::format("{}: '{}' must be {}, is {}", origin_, key, wanted, value.dump()));
-  }
-
-  const Json& json_;
-  std::string origin_;
-};
-
-RopeScaling parse_scaling(const Fields& fields, std::int64_t max_positions) {
-  RopeScaling scaling;
+Kind scaling_kind(const ConfigFields& fields) {
   const std::string type =
       fields.find<std::string>("rope_type").value_or(fields.find<std::string>("type").value_or("default"));
-  if (type == "default") return scaling;
-  scaling.factor = fields.positive("factor", 1.0);
-  if (type == "linear") {
-    scaling.kind = RopeScaling::Kind::kLinear;
-  } else if (type == "llama3") {
-    scaling.kind = RopeScaling::Kind::kLlama3;
-    scaling.low_freq_factor = fields.positive("low_freq_factor", 1.0);
-    scaling.high_freq_factor = fields.positive("high_freq_factor", 4.0);
-    scaling.original_max_positions =
-        static_cast<double>(fields.size("original_max_position_embeddings", max_positions));
-    if (scaling.high_freq_factor <= scaling.low_freq_factor) {
-      throw DataError(fmt::format("{}: 'high_freq_factor' must be above 'low_freq_factor'", fields.origin()));
-    }
-  } else {
-    throw UsageError(fmt::format("{}: RoPE scaling '{}' is not built yet; known are: default, linear, llama3",
-                                 fields.origin(), type));
+  if (type == "default") return Kind::kNone;
+  if (type == "linear") return Kind::kLinear;
+  if (type == "dynamic") return Kind::kDynamic;
+  if (type == "llama3") return Kind::kLlama3;
+  if (type == "yarn") return Kind::kYarn;
+  if (type == "longrope" || type == "su") return Kind::kLongrope;
+  throw UsageError(
+      fmt::format("{}: RoPE scaling '{}' is not built yet; known are: default, linear, dynamic, llama3, yarn, longrope",
+                  fields.origin(), type));
+}
+
+void parse_llama3(const ConfigFields& fields, RopeScaling& scaling) {
+  scaling.low_freq_factor = fields.positive("low_freq_factor", 1.0);
+  scaling.high_freq_factor = fields.positive("high_freq_factor", 4.0);
+  if (scaling.high_freq_factor <= scaling.low_freq_factor) {
+    throw DataError(fmt::format("{}: 'high_freq_factor' must be above 'low_freq_factor'", fields.origin()));
   }
+}
+
+double yarn_magnitude(double factor, double scale) {
+  return factor <= 1.0 ? 1.0 : 0.1 * scale * std::log(factor) + 1.0;
+}
+
+void parse_yarn(const ConfigFields& fields, RopeScaling& scaling) {
+  scaling.beta_fast = fields.positive("beta_fast", 32.0);
+  scaling.beta_slow = fields.positive("beta_slow", 1.0);
+  scaling.truncate = fields.flag("truncate", true);
+  const double scale = fields.find<double>("mscale").value_or(0.0);
+  const double all = fields.find<double>("mscale_all_dim").value_or(0.0);
+  const double magnitude = scale != 0.0 && all != 0.0
+                               ? yarn_magnitude(scaling.factor, scale) / yarn_magnitude(scaling.factor, all)
+                               : yarn_magnitude(scaling.factor, 1.0);
+  scaling.attention_factor = fields.positive("attention_factor", magnitude);
+}
+
+void parse_longrope(const ConfigFields& fields, std::int64_t rotary_dim, RopeScaling& scaling) {
+  const auto factors = [&](const char* key) {
+    auto values = fields.numbers(key);
+    if (!values) throw DataError(fmt::format("{}: '{}' is missing", fields.origin(), key));
+    if (static_cast<std::int64_t>(values->size()) != rotary_dim / 2) {
+      throw DataError(
+          fmt::format("{}: '{}' has {} numbers, needs {}", fields.origin(), key, values->size(), rotary_dim / 2));
+    }
+    return *values;
+  };
+  scaling.short_factors = factors("short_factor");
+  scaling.long_factors = factors("long_factor");
+  const double stretch = 1.0 + std::log(scaling.factor) / std::log(scaling.original_max_positions);
+  scaling.attention_factor = fields.positive("attention_factor", scaling.factor <= 1.0 ? 1.0 : std::sqrt(stretch));
+}
+
+// `outer`: the whole config.json, where Phi-3 has its original length.
+RopeScaling parse_scaling(const ConfigFields& fields, const ConfigFields& outer, const ModelConfig& config) {
+  RopeScaling scaling;
+  scaling.kind = scaling_kind(fields);
+  if (scaling.kind == Kind::kNone) return scaling;
+  std::int64_t original = config.max_positions;  // all that "dynamic" knows
+  if (scaling.kind != Kind::kDynamic) {
+    original =
+        outer.size("original_max_position_embeddings", fields.size("original_max_position_embeddings", original));
+  }
+  scaling.original_max_positions = static_cast<double>(original);
+  const bool may_follow = scaling.kind == Kind::kYarn || scaling.kind == Kind::kLongrope;
+  scaling.factor = fields.positive(
+      "factor", may_follow ? static_cast<double>(config.max_positions) / scaling.original_max_positions : 1.0);
+  if (scaling.kind == Kind::kLlama3) parse_llama3(fields, scaling);
+  if (scaling.kind == Kind::kYarn) parse_yarn(fields, scaling);
+  if (scaling.kind == Kind::kLongrope) parse_longrope(fields, config.rotary_dim(), scaling);
   return scaling;
 }
 
-void parse_rope(const Fields& fields, ModelConfig& config) {
-  config.rope_base = fields.positive("rope_theta", 10000.0);
+// transformers 5 keeps one set of parameters for each kind of layer where they differ.
+void parse_rope_by_kind(const ConfigFields& all, const ConfigFields& outer, ModelConfig& config) {
+  if (const auto full = all.object("full_attention")) {
+    const ConfigFields fields(*full, all.origin() + ": full_attention");
+    config.rope_base = fields.positive("rope_theta", config.rope_base);
+    config.rope_scaling = parse_scaling(fields, outer, config);
+  }
+  if (const auto windowed = all.object("sliding_attention")) {
+    const ConfigFields fields(*windowed, all.origin() + ": sliding_attention");
+    config.windowed_rope_base = fields.positive("rope_theta", config.windowed_rope_base);
+    if (scaling_kind(fields) != Kind::kNone) {
+      throw UsageError(fmt::format("{}: RoPE scaling of windowed layers is not built yet", fields.origin()));
+    }
+  }
+}
+
+void parse_rope(const ConfigFields& fields, ModelConfig& config) {
+  config.rope_base = fields.positive("rope_theta", config.rope_base);
   const auto parameters = fields.object("rope_parameters");
   const auto scaling = parameters ? parameters : fields.object("rope_scaling");
   if (!scaling) return;
-  const Fields inner(*scaling, fields.origin() + (parameters ? ": rope_parameters" : ": rope_scaling"));
+  const ConfigFields inner(*scaling, fields.origin() + (parameters ? ": rope_parameters" : ": rope_scaling"));
+  if (inner.has("full_attention") || inner.has("sliding_attention")) return parse_rope_by_kind(inner, fields, config);
   if (parameters) config.rope_base = inner.positive("rope_theta", config.rope_base);
-  config.rope_scaling = parse_scaling(inner, config.max_positions);
+  config.rope_scaling = parse_scaling(inner, fields, config);
 }
 
-void check_heads(const ModelConfig& c, const std::string& origin) {
+Activation parse_activation(const ConfigFields& fields) {
+  const std::string name = fields.find<std::string>("hidden_act").value_or("silu");
+  if (name == "silu") return Activation::kSilu;
+  if (name == "gelu_pytorch_tanh") return Activation::kGeluTanh;
+  throw UsageError(
+      fmt::format("{}: hidden_act '{}' is not built yet; known are: silu, gelu_pytorch_tanh", fields.origin(), name));
+}
+
+// What config.json says alike for all architectures, or leaves at 0 for the architecture to say.
+void parse_common(const ConfigFields& fields, ModelConfig& config) {
+  config.vocabulary = fields.size("vocab_size");
+  config.hidden = fields.size("hidden_size");
+  config.intermediate = fields.find<std::int64_t>("intermediate_size") ? fields.size("intermediate_size") : 0;
+  config.layers = fields.size("num_hidden_layers");
+  config.heads = fields.size("num_attention_heads");
+  config.kv_heads = fields.size("num_key_value_heads", config.heads);
+  const bool divides = config.hidden % config.heads == 0;
+  config.head_dim = fields.find<std::int64_t>("head_dim") ? fields.size("head_dim")
+                    : divides                             ? config.hidden / config.heads
+                                                          : 0;
+  config.norm_epsilon = fields.positive("rms_norm_eps", 1e-6);
+  config.max_positions = fields.size("max_position_embeddings", 2048);
+  config.tied_embeddings = fields.flag("tie_word_embeddings", false);
+  config.initializer_range = fields.positive("initializer_range", 0.02);
+  config.dtype = fields.find<std::string>("dtype").value_or(fields.find<std::string>("torch_dtype").value_or(""));
+  config.activation = parse_activation(fields);
+}
+
+void check(const ModelConfig& c, const std::string& origin) {
+  if (c.intermediate == 0) throw DataError(fmt::format("{}: 'intermediate_size' is missing", origin));
+  if (c.head_dim == 0) {
+    throw DataError(
+        fmt::format("{}: hidden_size {} is no multiple of num_attention_heads {}", origin, c.hidden, c.heads));
+  }
   if (c.heads % c.kv_heads != 0) {
     throw DataError(fmt::format("{}: num_attention_heads {} is no multiple of num_key_value_heads {}", origin, c.heads,
                                 c.kv_heads));
   }
-  if (c.head_dim % 2 != 0)
-    throw DataError(fmt::format("{}: head_dim {} is odd: RoPE rotates halves", origin, c.head_dim));
+  if (c.rotary_dim() % 2 != 0 || c.rotary_dim() < 2 || c.rotary_dim() > c.head_dim) {
+    throw DataError(fmt::format("{}: RoPE turns {} of {} columns of a head: must be an even number of them", origin,
+                                c.rotary_dim(), c.head_dim));
+  }
 }
 
 }  // namespace
 
 ModelConfig parse_model_config(const Json& json, const std::string& origin) {
-  const Fields fields(json, origin);
+  const ConfigFields fields(json, origin);
   ModelConfig config;
   const auto type = fields.find<std::string>("model_type");
   if (!type) throw DataError(fmt::format("{}: 'model_type' is missing", origin));
   config.model_type = *type;
   const Architecture& architecture = find_architecture(*type, origin);
-  config.vocabulary = fields.size("vocab_size");
-  config.hidden = fields.size("hidden_size");
-  config.intermediate = fields.size("intermediate_size");
-  config.layers = fields.size("num_hidden_layers");
-  config.heads = fields.size("num_attention_heads");
-  config.kv_heads = fields.size("num_key_value_heads", config.heads);
-  if (!fields.find<std::int64_t>("head_dim") && config.hidden % config.heads != 0) {
-    throw DataError(fmt::format("{}: hidden_size {} is no multiple of num_attention_heads {}", origin, config.hidden,
-                                config.heads));
-  }
-  config.head_dim = fields.size("head_dim", config.hidden / config.heads);
-  config.norm_epsilon = fields.positive("rms_norm_eps", 1e-6);
-  config.max_positions = fields.size("max_position_embeddings", 2048);
-  config.tied_embeddings = fields.find<bool>("tie_word_embeddings").value_or(false);
-  config.initializer_range = fields.positive("initializer_range", 0.02);
-  config.dtype = fields.find<std::string>("dtype").value_or(fields.find<std::string>("torch_dtype").value_or(""));
-  const std::string activation = fields.find<std::string>("hidden_act").value_or("silu");
-  if (activation != "silu")
-    throw UsageError(fmt::format("{}: hidden_act '{}' is not built yet; known is: silu", origin, activation));
+  parse_common(fields, config);
+  architecture.configure(fields, config);
+  check(config, origin);
   parse_rope(fields, config);
-  check_heads(config, origin);
-  architecture.configure(json, origin, config);
   return config;
 }
 

@@ -38,6 +38,16 @@ const std::vector<Block>& Decoder::blocks(HeadKind head) const {
   }
 }
 
+std::vector<CacheLayer> Decoder::cache_layers() const {
+  std::vector<CacheLayer> layers;
+  for (std::int64_t i = 0; i < config_.layers; ++i) {
+    const bool convolves = config_.kind(i) == LayerKind::kConvolution;
+    layers.push_back(convolves ? CacheLayer{0, 0, config_.convolution_size - 1, config_.hidden}
+                               : CacheLayer{config_.kv_heads, config_.head_dim, 0, 0});
+  }
+  return layers;
+}
+
 bool Decoder::wants(const std::string& name) const {
   return parameters_.find(name) || store_->has(name);
 }
@@ -92,7 +102,7 @@ void Decoder::initialize_weights(std::uint64_t seed) {
       at::Tensor values = at::empty(info.shape, at::kFloat);
       value.copy_(values.normal_(0.0, config_.initializer_range, random));
     } else {
-      value.fill_(info.name.ends_with(".bias") ? 0.0 : 1.0);
+      value.fill_(info.name.ends_with(".bias") ? 0.0 : 1.0 - config_.norm_offset);
     }
     filled_.push_back(info.name);
   }

@@ -1,58 +1,52 @@
 // Llama 2, 3, 3.1 and 3.2: grouped queries, llama3 RoPE scaling, tied embeddings.
-#include <cmath>
-
 #include "qlora/models/architecture.h"
-#include "qlora/nn/rope.h"
-#include "qlora/nn/swiglu.h"
 
 namespace qlora {
 namespace {
 
-void configure(const nlohmann::ordered_json& json, const std::string&, ModelConfig& config) {
-  config.attention_bias = json.value("attention_bias", false);
+void configure(const ConfigFields& fields, ModelConfig& config) {
+  config.attention_bias = fields.flag("attention_bias", false);
   config.qkv_bias = config.attention_bias;
-  config.mlp_bias = json.value("mlp_bias", false);
-}
-
-Block::Value attention(DecoderBuilder& builder, Block& block, const std::string& layer, std::int64_t index,
-                       const std::shared_ptr<RopeTable>& rope) {
-  const ModelConfig& c = builder.config();
-  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, 1.0 / std::sqrt(static_cast<double>(c.head_dim))};
-  const std::string name = layer + "self_attn.";
-  Block::Value x = builder.rms_norm(block, layer + "input_layernorm", c.hidden, Block::kInput);
-  x = builder.projection(block,
-                         {{name + "q_proj", shape.query_columns(), c.qkv_bias},
-                          {name + "k_proj", shape.kv_columns(), c.qkv_bias},
-                          {name + "v_proj", shape.kv_columns(), c.qkv_bias}},
-                         c.hidden, x);
-  x = block.add(std::make_shared<Rope>(rope, c.heads + c.kv_heads, c.heads + 2 * c.kv_heads, builder.dtype()), {x});
-  x = block.add(std::make_shared<Attention>(shape, index, builder.dtype()), {x});
-  return builder.projection(block, {{name + "o_proj", c.hidden, c.attention_bias}}, shape.query_columns(), x,
-                            Block::kInput);
-}
-
-void mlp(DecoderBuilder& builder, Block& block, const std::string& layer, Block::Value input) {
-  const ModelConfig& c = builder.config();
-  const std::string name = layer + "mlp.";
-  Block::Value x = builder.rms_norm(block, layer + "post_attention_layernorm", c.hidden, input);
-  x = builder.projection(
-      block, {{name + "gate_proj", c.intermediate, c.mlp_bias}, {name + "up_proj", c.intermediate, c.mlp_bias}},
-      c.hidden, x);
-  x = block.add(std::make_shared<SwiGlu>(c.intermediate, builder.dtype()), {x});
-  builder.projection(block, {{name + "down_proj", c.hidden, c.mlp_bias}}, c.intermediate, x, input);
+  config.mlp_bias = fields.flag("mlp_bias", false);
 }
 
 }  // namespace
 
+Block::Value self_attention(DecoderBuilder& builder, Block& block, const std::string& name, std::int64_t layer,
+                            Block::Value input, const std::string& norms) {
+  const ModelConfig& c = builder.config();
+  const AttentionShape shape = builder.attention_shape(layer);
+  Block::Value qkv = builder.projection(block,
+                                        {{name + "q_proj", shape.query_columns(), c.qkv_bias},
+                                         {name + "k_proj", shape.kv_columns(), c.qkv_bias},
+                                         {name + "v_proj", shape.kv_columns(), c.qkv_bias}},
+                                        c.hidden, input);
+  if (c.head_norms) qkv = builder.head_norm(block, name + "q" + norms, name + "k" + norms, qkv);
+  return builder.attention(block, layer, qkv);
+}
+
+Block::Value gated_mlp(DecoderBuilder& builder, Block& block, const std::string& name, Block::Value input,
+                       std::optional<Block::Value> residual, const MlpNames& names) {
+  const ModelConfig& c = builder.config();
+  Block::Value x = builder.projection(
+      block, {{name + names.gate, c.intermediate, c.mlp_bias}, {name + names.up, c.intermediate, c.mlp_bias}}, c.hidden,
+      input);
+  x = builder.gated_activation(block, x);
+  return builder.projection(block, {{name + names.down, c.hidden, c.mlp_bias}}, c.intermediate, x, residual);
+}
+
 void build_llama_like(DecoderBuilder& builder) {
   const ModelConfig& c = builder.config();
-  const auto rope =
-      std::make_shared<RopeTable>(c.head_dim, c.rope_base, c.rope_scaling, builder.device(), builder.dtype());
   builder.embedding("model.embed_tokens");
   for (std::int64_t i = 0; i < c.layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
     Block& block = builder.begin_block();
-    mlp(builder, block, layer, attention(builder, block, layer, i, rope));
+    Block::Value x = builder.rms_norm(block, layer + "input_layernorm", c.hidden, Block::kInput);
+    x = self_attention(builder, block, layer + "self_attn.", i, x);
+    const Block::Value middle = builder.projection(block, {{layer + "self_attn.o_proj", c.hidden, c.attention_bias}},
+                                                   c.heads * c.head_dim, x, Block::kInput);
+    x = builder.rms_norm(block, layer + "post_attention_layernorm", c.hidden, middle);
+    gated_mlp(builder, block, layer + "mlp.", x, middle);
   }
   builder.head("model.norm", c.tied_embeddings ? "model.embed_tokens" : "lm_head");
 }

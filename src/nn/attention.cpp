@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_flash_attention_backward.h>
@@ -52,31 +53,67 @@ at::Tensor lse_view(const at::Tensor& lse, std::int64_t begin, std::int64_t end)
   return lse.narrow(0, begin, end - begin).transpose(0, 1).unsqueeze(0);
 }
 
-bool uses_varlen_kernel(const at::Tensor& qkv) {
-  return gpu::serves(qkv) && qkv.scalar_type() != at::kFloat;
+// The kernels have no soft cap.
+bool uses_varlen_kernel(const at::Tensor& qkv, const AttentionShape& s) {
+  return s.softcap == 0.0 && gpu::serves(qkv) && qkv.scalar_type() != at::kFloat;
 }
 
 // --- one row at a time -----------------------------------------------------------------------------------------------
 
-// The plain formula, for devices without a kernel for the type: softmax(scale q k^T + causal mask) v.
-at::Tensor causal_probabilities(const RowViews& row, const AttentionShape& s, at::Tensor& lse) {
+// true where a query of a row must not see a key: [length, length].
+at::Tensor hidden_keys(const at::Tensor& like, std::int64_t length, const AttentionShape& s) {
+  const at::Tensor all = at::ones({length, length}, like.options().dtype(at::kBool));
+  return s.window > 0 && s.window < length ? all.triu(1).logical_or_(all.tril(-s.window)) : all.triu(1);
+}
+
+bool has_cpu_kernel(const RowViews& row, const AttentionShape& s) {
+  return row.q.device().is_cpu() && s.softcap == 0.0;
+}
+
+// What the CPU kernel takes besides the causal mask: none where the whole row fits the window.
+std::optional<at::Tensor> window_mask(const RowViews& row, const AttentionShape& s) {
+  const std::int64_t length = row.q.size(2);
+  if (s.window == 0 || s.window >= length) return std::nullopt;
+  return at::zeros({length, length}, row.q.options())
+      .masked_fill_(hidden_keys(row.q, length, s), -std::numeric_limits<double>::infinity());
+}
+
+// Scores are soft-capped in place. Returns the cap's derivative; undefined without one.
+at::Tensor soft_cap(const at::Tensor& scores, double cap) {
+  if (cap == 0.0) return {};
+  scores.div_(cap).tanh_();
+  const at::Tensor slope = 1.0 - scores.square();
+  scores.mul_(cap);
+  return slope;
+}
+
+// The plain formula, for devices without a kernel for the type, and for soft caps.
+struct Probabilities {
+  at::Tensor p, lse, cap_slope;  // [1, heads, length, length], [1, heads, length], like p
+};
+
+Probabilities probabilities(const RowViews& row, const AttentionShape& s) {
   const std::int64_t group = s.heads / s.kv_heads;
-  const at::Tensor scores = at::matmul(row.q, row.k.repeat_interleave(group, 1).transpose(2, 3)).mul_(s.scale);
-  const at::Tensor future = at::ones({scores.size(2), scores.size(3)}, scores.options().dtype(at::kBool)).triu_(1);
-  scores.masked_fill_(future, -std::numeric_limits<double>::infinity());
-  lse.copy_(scores.logsumexp(-1));
-  return at::softmax(scores, -1);
+  const at::Tensor scores = at::matmul(row.q, row.k.repeat_interleave(group, 1).transpose(2, 3))
+                                .to(accumulation_dtype(row.q.scalar_type()))
+                                .mul_(s.scale);
+  const at::Tensor slope = soft_cap(scores, s.softcap);
+  scores.masked_fill_(hidden_keys(scores, scores.size(2), s), -std::numeric_limits<double>::infinity());
+  return {at::softmax(scores, -1), scores.logsumexp(-1), slope};
 }
 
 void row_forward(const RowViews& row, const AttentionShape& s, at::Tensor out, at::Tensor lse) {
-  if (row.q.device().is_cpu()) {
-    const auto [o, l] = at::_scaled_dot_product_flash_attention_for_cpu(row.q, row.k, row.v, 0.0, true, {}, s.scale);
+  if (has_cpu_kernel(row, s)) {
+    const auto mask = window_mask(row, s);
+    const auto [o, l] = at::_scaled_dot_product_flash_attention_for_cpu(row.q, row.k, row.v, 0.0, !mask, mask, s.scale);
     out.copy_(o);
     lse.copy_(l);
     return;
   }
   const std::int64_t group = s.heads / s.kv_heads;
-  out.copy_(at::matmul(causal_probabilities(row, s, lse), row.v.repeat_interleave(group, 1)));
+  const Probabilities weights = probabilities(row, s);
+  lse.copy_(weights.lse);
+  out.copy_(at::matmul(weights.p.to(row.v.scalar_type()), row.v.repeat_interleave(group, 1)));
 }
 
 struct RowGradients {
@@ -85,18 +122,21 @@ struct RowGradients {
 
 RowGradients row_backward(const RowViews& row, const AttentionShape& s, const at::Tensor& out, const at::Tensor& lse,
                           const at::Tensor& d_out) {
-  if (row.q.device().is_cpu()) {
+  if (has_cpu_kernel(row, s)) {
+    const auto mask = window_mask(row, s);
     auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(d_out, row.q, row.k, row.v, out, lse,
-                                                                                 0.0, true, {}, s.scale);
+                                                                                 0.0, !mask, mask, s.scale);
     return {dq, dk, dv};
   }
   const std::int64_t group = s.heads / s.kv_heads;
-  at::Tensor unused = at::zeros_like(lse);
-  const at::Tensor p = causal_probabilities(row, s, unused);
+  const Probabilities weights = probabilities(row, s);
   const at::Tensor k = row.k.repeat_interleave(group, 1);
   const at::Tensor v = row.v.repeat_interleave(group, 1);
   const at::Tensor d_p = at::matmul(d_out, v.transpose(2, 3));
-  const at::Tensor d_scores = (p * (d_p - (d_out * out).sum(-1, true))).mul_(s.scale);
+  at::Tensor d_wide = (weights.p * (d_p - (d_out * out).sum(-1, true))).mul_(s.scale);
+  if (weights.cap_slope.defined()) d_wide.mul_(weights.cap_slope);
+  const at::Tensor d_scores = d_wide.to(row.q.scalar_type());
+  const at::Tensor p = weights.p.to(row.q.scalar_type());
   const auto per_kv_head = [&](const at::Tensor& g) {
     return g.view({1, s.kv_heads, group, g.size(2), g.size(3)}).sum(2);
   };
@@ -111,6 +151,11 @@ struct PackedViews {
   at::Tensor q, k, v;  // [tokens, heads, head_dim]
 };
 
+// How many keys before its own the kernel lets a query see.
+std::optional<std::int64_t> window_left(const AttentionShape& s) {
+  return s.window > 0 ? std::optional(s.window - 1) : std::nullopt;
+}
+
 PackedViews packed_views(const at::Tensor& qkv, const AttentionShape& s) {
   const auto view = [&](std::int64_t column, std::int64_t heads) {
     return qkv.narrow(1, column, heads * s.head_dim).view({qkv.size(0), heads, s.head_dim});
@@ -122,8 +167,9 @@ void packed_forward(const Batch& batch, const at::Tensor& qkv, const AttentionSh
                     const at::Tensor& lse) {
   if (cudnn_attention(batch, s, qkv, out, lse)) return gpu::zero_tail(out, batch.bounds);
   const PackedViews p = packed_views(qkv, s);
-  const auto result = at::_flash_attention_forward(p.q, p.k, p.v, batch.bounds, batch.bounds, batch.max_length,
-                                                   batch.max_length, 0.0, true, false, s.scale);
+  const auto result =
+      at::_flash_attention_forward(p.q, p.k, p.v, batch.bounds, batch.bounds, batch.max_length, batch.max_length, 0.0,
+                                   true, false, s.scale, window_left(s), std::nullopt);
   out.copy_(std::get<0>(result).view(out.sizes()));
   lse.copy_(std::get<1>(result).t());
   gpu::zero_tail(out, batch.bounds);
@@ -136,9 +182,9 @@ void packed_backward(const Batch& batch, const at::Tensor& qkv, const AttentionS
   const PackedViews d = packed_views(d_qkv, s);
   const auto heads = [&](const at::Tensor& t) { return t.view({t.size(0), s.heads, s.head_dim}); };
   const at::Tensor unused_rng = at::empty({2}, qkv.options().dtype(at::kUInt64));
-  const auto [dq, dk, dv] = at::_flash_attention_backward(heads(d_out), p.q, p.k, p.v, heads(out), lse.t().contiguous(),
-                                                          batch.bounds, batch.bounds, batch.max_length,
-                                                          batch.max_length, 0.0, true, unused_rng, unused_rng, s.scale);
+  const auto [dq, dk, dv] = at::_flash_attention_backward(
+      heads(d_out), p.q, p.k, p.v, heads(out), lse.t().contiguous(), batch.bounds, batch.bounds, batch.max_length,
+      batch.max_length, 0.0, true, unused_rng, unused_rng, s.scale, window_left(s), std::nullopt);
   d.q.copy_(dq);
   d.k.copy_(dk);
   d.v.copy_(dv);
@@ -164,9 +210,11 @@ void decode(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, 
   const at::Tensor q =
       qkv.narrow(0, 0, rows).narrow(1, 0, s.query_columns()).reshape({rows * s.kv_heads, group, s.head_dim});
   at::Tensor scores = at::bmm(q, select(keys).transpose(1, 2)).to(accumulation_dtype(qkv.scalar_type())).mul_(s.scale);
+  soft_cap(scores, s.softcap);
   const at::Tensor ends = at::tensor(lengths, at::kLong).to(qkv.device()).view({rows, 1, 1, 1});
   const at::Tensor places = at::ones({longest}, ends.options()).cumsum(0);
-  scores.view({rows, s.kv_heads, group, longest}).masked_fill_(places > ends, -std::numeric_limits<double>::infinity());
+  const at::Tensor hidden = s.window > 0 ? (places > ends).logical_or_(places <= ends - s.window) : places > ends;
+  scores.view({rows, s.kv_heads, group, longest}).masked_fill_(hidden, -std::numeric_limits<double>::infinity());
   const at::Tensor mixed = at::bmm(at::softmax(scores, -1).to(qkv.scalar_type()), select(values));
   out.narrow(0, 0, rows).copy_(mixed.view({rows, s.query_columns()}));
 }
@@ -183,6 +231,7 @@ OperationTraits Attention::traits() const {
   OperationTraits traits;
   traits.backward_reads_input = {true};
   traits.backward_reads_output = true;
+  traits.reads_host_rows = shape_.softcap != 0.0;  // row by row
   return traits;
 }
 
@@ -202,7 +251,7 @@ void Attention::forward(const Batch& batch, const OperationViews& v) {
       decoding = decoding && length == 1;
     }
   }
-  if (!decoding && uses_varlen_kernel(qkv)) return packed_forward(batch, qkv, shape_, v.out, v.buffers[0]);
+  if (!decoding && uses_varlen_kernel(qkv, shape_)) return packed_forward(batch, qkv, shape_, v.out, v.buffers[0]);
   const std::int64_t tokens = batch.real_tokens();
   if (tokens < v.out.size(0)) v.out.narrow(0, tokens, v.out.size(0) - tokens).zero_();
   if (decoding) {
@@ -221,7 +270,7 @@ void Attention::backward(const Batch& batch, const OperationViews& v) {
   if (!v.d_in[0].defined()) return;
   TORCH_CHECK(!v.accumulate[0], "attention is the only reader of its input");
   const at::Tensor& d_qkv = v.d_in[0];
-  if (uses_varlen_kernel(v.in[0])) {
+  if (uses_varlen_kernel(v.in[0], shape_)) {
     return packed_backward(batch, v.in[0], shape_, v.out, v.buffers[0], v.d_out, d_qkv);
   }
   const std::int64_t tokens = batch.real_tokens();

@@ -274,6 +274,7 @@ std::int64_t power_of_two(std::int64_t count) {
 // Null where cuDNN refuses the shape.
 Plan* plan_for(const Batch& batch, const AttentionShape& shape, const at::Tensor& qkv) {
   // Making a plan takes up to a second: only for batches that share theirs, which lie in one buffer.
+  if (shape.window > 0 && batch.max_length > shape.window) return nullptr;
   if (batch.max_length < kShortestRow || !batch.storage.defined() || !card_has_it(qkv, shape)) return nullptr;
   const Problem problem{shape.heads,
                         shape.kv_heads,

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/mm.h>
@@ -41,8 +42,18 @@ OperationTraits reads_nothing_back() {
 
 }  // namespace
 
-Head::Head(RmsNorm norm, Weight weight, std::int64_t vocabulary, Dtype dtype)
-    : norm_(std::move(norm)), weight_(weight), vocabulary_(vocabulary), dtype_(dtype) {}
+void LogitTransform::apply(const at::Tensor& logits) const {
+  if (scale != 1.0) logits.mul_(scale);
+  if (softcap != 0.0) logits.div_(softcap).tanh_().mul_(softcap);
+}
+
+at::Tensor LogitTransform::slope(const at::Tensor& logits) const {
+  if (softcap == 0.0) return at::full({1}, scale, logits.options());
+  return (logits / softcap).square_().neg_().add_(1.0).mul_(scale);
+}
+
+Head::Head(RmsNorm norm, Weight weight, std::int64_t vocabulary, Dtype dtype, LogitTransform transform)
+    : norm_(std::move(norm)), weight_(weight), vocabulary_(vocabulary), dtype_(dtype), transform_(transform) {}
 
 std::int64_t Head::chunk_rows(const BatchShape& shape) const {
   const bool kernels = gpu::serves(shape.device, dtype_) && dtype_ != at::kFloat;
@@ -56,7 +67,7 @@ std::vector<BufferSpec> Head::row_buffers(const BatchShape& shape, Life life) co
   return {{"rows", size, dtype_, life},
           {"normed", size, dtype_, life},
           {"inverse", {shape.labelled, 1}, wide, life},
-          {"wide", gpu::serves(shape.device, dtype_) ? Shape{0, columns()} : size, wide, life}};
+          {"wide", norm_.uses_kernels(shape.device) ? Shape{0, columns()} : size, wide, life}};
 }
 
 at::Tensor Head::gather(const Batch& batch, const OperationViews& v) const {
@@ -74,6 +85,7 @@ void Head::logits(const at::Tensor& normed, const at::Tensor& out) const {
   } else {
     out.copy_(at::mm(normed, weight_.get().t()));
   }
+  transform_.apply(out);
 }
 
 OperationPlan LossHead::plan(const BatchShape& shape) const {
@@ -86,7 +98,8 @@ OperationPlan LossHead::plan(const BatchShape& shape) const {
   plan.buffers.push_back({"narrow_logits", chunk, head_->dtype(), Life::kForwardScratch});
   plan.buffers.push_back({"d_normed", size, head_->dtype(), Life::kForwardScratch});
   plan.buffers.push_back({"d_rows", size, head_->dtype(), Life::kSaved});
-  const Shape scratch = kernels && !head_->norm().trainable() ? Shape{0, size[1]} : size;
+  const RmsNorm& norm = head_->norm();
+  const Shape scratch = norm.uses_kernels(shape.device) && !norm.trainable() ? Shape{0, size[1]} : size;
   for (const char* name : {"a", "b", "c"}) plan.buffers.push_back({name, scratch, wide, Life::kForwardScratch});
   plan.buffers.push_back({"nll", {kernels ? shape.labelled : 0}, wide, Life::kForwardScratch});
   return plan;
@@ -98,9 +111,12 @@ OperationTraits LossHead::traits() const {
 
 // d_logits = loss_scale * (softmax(logits) - onehot(target)), written over the logits; 0 where the target is -1.
 at::Tensor LossHead::differentiate(const Batch& batch, const OperationViews& v, const Head::Chunk& chunk) const {
+  const LogitTransform& transform = head_->transform();
+  const at::Tensor slope = transform.changes() ? transform.slope(chunk.logits) : at::Tensor();
   if (gpu::serves(v.in[0])) {
     gpu::cross_entropy(chunk.logits, chunk.targets, v.buffers[kNll].narrow(0, chunk.begin, chunk.size),
                        batch.loss_factor);
+    if (slope.defined()) chunk.logits.mul_(slope);
     return chunk.logits;
   }
   const at::Tensor targets = chunk.targets.clamp_min(0);
@@ -110,6 +126,7 @@ at::Tensor LossHead::differentiate(const Batch& batch, const OperationViews& v, 
   const at::Tensor factors = counts * batch.loss_scale;
   chunk.logits.sub_(lse).exp_().mul_(factors);
   chunk.logits.scatter_add_(1, targets, -factors);
+  if (slope.defined()) chunk.logits.mul_(slope);
   if (head_->dtype() == chunk.logits.scalar_type()) return chunk.logits;
   return rows(v.buffers[kNarrowLogits], chunk.size).copy_(chunk.logits);
 }

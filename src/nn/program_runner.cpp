@@ -62,7 +62,8 @@ at::Tensor ProgramRunner::run(const Batch& batch) {
   }
   // ATen forms, and attention in float32, go by the host's fields of the batch.
   const Dtype dtype = store_.dtype();
-  if (!graphs_ || !gpu::serves(batch.ids.device(), dtype) || dtype == at::kFloat) {
+  const bool captures = gpu::serves(batch.ids.device(), dtype) && dtype != at::kFloat && !program.reads_host_rows();
+  if (!graphs_ || !captures) {
     program.run(batch);
     return program.output();
   }

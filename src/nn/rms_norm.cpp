@@ -1,5 +1,6 @@
 #include "qlora/nn/rms_norm.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
@@ -12,12 +13,16 @@ Dtype accumulation_dtype(Dtype dtype) {
   return dtype == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-RmsNorm::RmsNorm(Weight weight, std::int64_t columns, double epsilon, Dtype dtype)
-    : weight_(weight), columns_(columns), epsilon_(epsilon), dtype_(dtype) {}
+RmsNorm::RmsNorm(Weight weight, std::int64_t columns, double epsilon, Dtype dtype, double offset)
+    : weight_(weight), columns_(columns), epsilon_(epsilon), dtype_(dtype), offset_(offset) {}
+
+bool RmsNorm::uses_kernels(at::Device device) const {
+  return offset_ == 0.0 && gpu::serves(device, dtype_);
+}
 
 OperationPlan RmsNorm::plan(const BatchShape& shape) const {
   const Dtype wide = accumulation_dtype(dtype_);
-  const bool kernels = gpu::serves(shape.device, dtype_);
+  const bool kernels = uses_kernels(shape.device);
   const Shape rows{shape.tokens, columns_};
   const Shape forward = kernels ? Shape{0, columns_} : rows;
   const Shape backward = kernels && !weight_.trainable() ? Shape{0, columns_} : rows;
@@ -47,13 +52,17 @@ void RmsNorm::backward(const Batch&, const OperationViews& v) {
 
 void RmsNorm::normalize(const at::Tensor& x, const at::Tensor& y, const at::Tensor& inverse,
                         const at::Tensor& scratch) const {
-  if (gpu::serves(x)) return gpu::rms_norm(x, weight_.get(), y, inverse, epsilon_);
+  if (uses_kernels(x.device())) return gpu::rms_norm(x, weight_.get(), y, inverse, epsilon_);
   at::Tensor inv = inverse;
   at::Tensor wide = scratch;
   wide.copy_(x);
   at::linalg_vector_norm_out(inv, wide, 2, at::IntArrayRef{-1}, /*keepdim=*/true);
   inv.square_().div_(static_cast<double>(columns_)).add_(epsilon_).rsqrt_();
   wide.mul_(inv);
+  if (offset_ != 0.0) {
+    y.copy_(wide.mul_(weight_.get().to(wide.scalar_type()) + offset_));
+    return;
+  }
   y.copy_(wide);
   y.mul_(weight_.get());
 }
@@ -63,7 +72,7 @@ void RmsNorm::normalize(const at::Tensor& x, const at::Tensor& y, const at::Tens
 void RmsNorm::differentiate(const at::Tensor& x, const at::Tensor& d_y, const at::Tensor& inverse,
                             const at::Tensor& d_x, bool accumulate, const at::Tensor& scratch_a,
                             const at::Tensor& scratch_b, const at::Tensor& scratch_c) const {
-  if (gpu::serves(x) && !weight_.trainable()) {
+  if (uses_kernels(x.device()) && !weight_.trainable()) {
     if (d_x.defined()) gpu::rms_norm_backward(x, weight_.get(), inverse, d_y, d_x, accumulate);
     return;
   }
@@ -78,7 +87,11 @@ void RmsNorm::differentiate(const at::Tensor& x, const at::Tensor& d_y, const at
     weight_.grad().add_(product.sum(0));
   }
   if (!d_x.defined()) return;
-  g.mul_(weight_.get());
+  if (offset_ != 0.0) {
+    g.mul_(weight_.get().to(g.scalar_type()) + offset_);
+  } else {
+    g.mul_(weight_.get());
+  }
   at::mul_out(product, g, n);
   const at::Tensor mean = product.sum(-1, /*keepdim=*/true).div_(static_cast<double>(columns_));
   g.sub_(n.mul_(mean)).mul_(inverse);

@@ -3,7 +3,7 @@ import tempfile
 from pathlib import Path
 
 # First: it quietens the packages below.
-from models import (Comparison, encoded_rows, load_model, logits_difference, logits_of, make_model, our_row_losses, probe,
+from models import (ARCHITECTURES, Comparison, encoded_rows, load_model, logits_difference, logits_of, make_model, our_row_losses, probe,
                     random_rows, reference_logits, row_losses, run_qlora, worst_relative, write_rows)
 
 import peft
@@ -81,6 +81,20 @@ def compare_peft(compare, name, model, folder):
         compare.within(f"{name}: merged folder, {variant}", logits_difference(reference_logits(load_model(merged), rows), want), 1e-5)
 
 
+def compare_architecture(compare, kind, model, data, folder):
+    """all-linear: trained here and loaded by PEFT, made by PEFT and loaded here, merged and loaded by transformers."""
+    rows = random_rows(LENGTHS)
+    lora = train(model, data, folder / "lora", "--method", "lora")
+    want = reference_logits(with_adapter(model, lora), rows)
+    compare.within(f"{kind}: our adapter in PEFT, logits", logits_difference(logits_of(model, rows, adapter=str(lora)), want), 1e-5)
+    adapter = write_adapter(model, folder / "peft", 1, r=4, lora_alpha=8, target_modules="all-linear")
+    want = reference_logits(with_adapter(model, adapter), rows)
+    compare.within(f"{kind}: PEFT's adapter", logits_difference(logits_of(model, rows, adapter=str(adapter)), want), 1e-5)
+    merged = merge(model, folder / "merged", [adapter])
+    compare.within(f"{kind}: merged folder", logits_difference(reference_logits(load_model(merged), rows), want), 1e-5)
+    compare.within(f"{kind}: merged folder, read here", logits_difference(logits_of(merged, rows), want), 1e-5)
+
+
 def compare_zero_merge(compare, name, model, folder):
     """Merging an adapter whose B is zero changes no byte of any tensor."""
     config = peft.LoraConfig(r=4, target_modules=ALL, task_type="CAUSAL_LM")
@@ -138,6 +152,9 @@ def main():
             compare_quantized(compare, kind, model, data, folder)
             bf16 = make_model(folder / "bf16", kind, dtype=torch.bfloat16, shard="200KB")
             compare_zero_merge(compare, f"{kind} bfloat16", bf16, folder / "bf16-out")
+        for kind in ARCHITECTURES:
+            folder = Path(temporary) / kind
+            compare_architecture(compare, kind, make_model(folder / "model", kind), data, folder)
     compare.finish()
 
 

@@ -1,4 +1,5 @@
 """Logits, greedy continuations and the sampling rules against transformers."""
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -7,8 +8,8 @@ import numpy
 import torch
 import transformers
 
-from models import (Comparison, TEST_DATA, as_transformers_4, encoded_rows, load_model, logits_difference, logits_of,
-                    make_model, our_row_losses, probe, random_rows, reference_logits, row_losses, worst_relative,
+from models import (ARCHITECTURES, CONFIGS, TOKENIZER, Comparison, TEST_DATA, as_transformers_4, encoded_rows, load_model, logits_difference, logits_of,
+                    make_model, our_row_losses, probe, random_rows, reference_logits, row_losses, run_qlora, worst_relative,
                     write_rows)
 
 LENGTHS = [1, 2, 3, 7, 16, 33, 64, 100, 17, 5]
@@ -39,6 +40,44 @@ def compare_formats(compare, folder):
         ours = our_row_losses(folder / kind, data, folder)
         compare.within(f"{kind}: eval's loss of 24 rows", worst_relative(ours, row_losses(load_model(folder / kind), rows)),
                        1e-6)
+
+
+def compare_architectures(compare, folder):
+    """Every kind of model, as transformers 5 writes its config.json and as 4 did."""
+    for kind in CONFIGS:
+        if kind in ("qwen2", "llama", "llama-linear"):
+            continue
+        model = make_model(folder / kind, kind)
+        compare_logits(compare, kind, model)
+        compare_logits(compare, f"{kind}, config.json of transformers 4", as_transformers_4(model))
+    for kind in ARCHITECTURES + ["phi3-window", "llama-yarn"]:
+        compare_greedy(compare, kind, folder / kind, random_rows(LENGTHS, seed=8), 48)
+
+
+def compare_sizes(compare, folder):
+    """Real configs, and those whose defaults are of a real size: as many parameters as transformers counts."""
+    configs = {path.parent.name: json.loads(path.read_text()) for path in sorted(TEST_DATA.glob("model_configs/*/config.json"))}
+    for kind in ("Gemma2Config", "Gemma3TextConfig", "GraniteConfig", "Lfm2Config", "Phi3Config", "SmolLM3Config"):
+        configs[kind] = getattr(transformers, kind)().to_dict()
+    data = write_rows(folder / "few.jsonl", 4)
+    for name, config in configs.items():
+        config.pop("quantization_config", None)
+        model = folder / f"size-{name}"
+        model.mkdir()
+        (model / "config.json").write_text(json.dumps(config))
+        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(TOKENIZER / file, model / file)
+        arguments = ("train", "--model_name_or_path", model, "--dataset", data, "--dry-run", "--json", "--quiet", "--method",
+                     "lora", "--lora_r", 1, "--device", "cpu", "--output_dir", folder / "nothing")
+        if config["model_type"] == "mixtral":
+            run_qlora(*arguments, expect=2)
+            continue
+        plan = json.loads(run_qlora(*arguments))
+        with torch.device("meta"):
+            reference = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(model))
+        want = sum(parameter.numel() for parameter in reference.parameters())
+        got = plan["parameters"] - plan["trainable_parameters"]
+        compare.check(got == want, f"{name}: {got:,} parameters")
 
 
 def greedy(model, prompt, count, stop_ids=()):
@@ -140,6 +179,8 @@ def main():
         compare_formats(compare, folder)
         for kind in ("qwen2", "llama"):
             compare_greedy(compare, kind, folder / kind, random_rows(LENGTHS, seed=8), 48)
+        compare_architectures(compare, folder)
+        compare_sizes(compare, folder)
         compare_sampled_batches(compare, folder / "llama")
         compare_sampling(compare, folder / "llama")
         compare_stories(compare, folder)

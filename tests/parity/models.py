@@ -77,20 +77,60 @@ def logits_of(model, rows, **command):
     return [tensors[f"row.{i}"] for i in range(len(rows))]
 
 
+# Widths are multiples of 64: bitsandbytes' CPU back end decodes blocks that straddle rows wrongly.
+SHAPE = dict(vocab_size=2048, hidden_size=64, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.08, bos_token_id=0, eos_token_id=2,
+             pad_token_id=0)
+
+
+def rope(kind, **parameters):
+    return {"rope_type": kind, "rope_theta": 10000.0, **parameters}
+
+
+# 3 layers or 4 with grouped queries; between them they switch on whatever an architecture has.
+CONFIGS = {
+    "qwen2": lambda: transformers.Qwen2Config(tie_word_embeddings=True, **SHAPE),  # biases
+    "llama": lambda: transformers.LlamaConfig(tie_word_embeddings=False,
+                                              rope_parameters={**LLAMA3, "rope_theta": 500000.0}, **SHAPE),
+    "llama-linear": lambda: transformers.LlamaConfig(tie_word_embeddings=True, attention_bias=True, mlp_bias=True,
+                                                     rope_parameters=rope("linear", factor=4.0), **SHAPE),
+    "llama-dynamic": lambda: transformers.LlamaConfig(rope_parameters=rope("dynamic", factor=4.0),
+                                                      **{**SHAPE, "max_position_embeddings": 48}),
+    "llama-yarn": lambda: transformers.LlamaConfig(
+        rope_parameters=rope("yarn", factor=4.0, original_max_position_embeddings=32), **SHAPE),
+    "llama-yarn-mscale": lambda: transformers.LlamaConfig(head_dim=32, rope_parameters=rope(
+        "yarn", factor=8.0, original_max_position_embeddings=16, beta_fast=8.0, beta_slow=0.5, mscale=1.0,
+        mscale_all_dim=0.7, truncate=False), **SHAPE),
+    "qwen2-window": lambda: transformers.Qwen2Config(use_sliding_window=True, sliding_window=9, max_window_layers=1,
+                                                     **SHAPE),
+    "qwen3": lambda: transformers.Qwen3Config(head_dim=32, tie_word_embeddings=True, use_sliding_window=True,
+                                              sliding_window=11, max_window_layers=2, **SHAPE),
+    "mistral": lambda: transformers.MistralConfig(sliding_window=11, head_dim=32, **SHAPE),
+    "mistral-full": lambda: transformers.MistralConfig(sliding_window=None, **SHAPE),
+    "phi3": lambda: transformers.Phi3Config(  # as Phi-4-mini: a part of each head turns, otherwise in long rows
+        partial_rotary_factor=0.75, tie_word_embeddings=True, original_max_position_embeddings=48,
+        rope_parameters=rope("longrope", short_factor=[1.0, 1.1, 1.3, 1.6, 2.0, 2.5],
+                             long_factor=[1.0, 1.5, 2.5, 4.0, 7.0, 9.0]), **SHAPE),
+    "phi3-window": lambda: transformers.Phi3Config(sliding_window=11, **SHAPE),
+    "granite": lambda: transformers.GraniteConfig(embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.4,
+                                                  attention_multiplier=0.3, attention_bias=True, **SHAPE),
+    "smollm3": lambda: transformers.SmolLM3Config(no_rope_layer_interval=2, use_sliding_window=True, sliding_window=11,
+                                                  **{**SHAPE, "num_hidden_layers": 4}),
+    "gemma2": lambda: transformers.Gemma2Config(head_dim=32, sliding_window=11, query_pre_attn_scalar=20,
+                                                attn_logit_softcapping=1.5, final_logit_softcapping=2.0, **SHAPE),
+    "gemma3_text": lambda: transformers.Gemma3TextConfig(
+        head_dim=32, sliding_window=11, query_pre_attn_scalar=20, layer_types=["sliding_attention"] * 2 + ["full_attention"],
+        rope_parameters={"sliding_attention": rope("default"),
+                         "full_attention": rope("linear", factor=8.0, rope_theta=1000000.0)}, **SHAPE),
+    "lfm2": lambda: transformers.Lfm2Config(layer_types=["conv", "full_attention", "conv", "conv"], block_multiple_of=64,
+                                            conv_bias=True, **{**SHAPE, "num_hidden_layers": 4}),
+}
+# Of each architecture beside qwen2 and llama one that is trained and generates.
+ARCHITECTURES = ["qwen3", "mistral", "phi3", "granite", "smollm3", "gemma2", "gemma3_text", "lfm2"]
+
+
 def make_config(kind):
-    """3 layers with grouped queries: qwen2 (tied, biases), llama (untied, llama3 RoPE scaling), llama-linear (tied)."""
-    # Widths are multiples of 64: bitsandbytes' CPU back end decodes blocks that straddle rows wrongly.
-    shape = dict(vocab_size=2048, hidden_size=64, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
-                 num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.08,
-                 bos_token_id=0, eos_token_id=2, pad_token_id=0)
-    if kind == "qwen2":
-        return transformers.Qwen2Config(tie_word_embeddings=True, **shape)
-    if kind == "llama":
-        return transformers.LlamaConfig(tie_word_embeddings=False, rope_parameters={**LLAMA3, "rope_theta": 500000.0},
-                                        **shape)
-    linear = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
-    return transformers.LlamaConfig(tie_word_embeddings=True, attention_bias=True, mlp_bias=True,
-                                    rope_parameters=linear, **shape)
+    return CONFIGS[kind]()
 
 
 def make_model(folder, kind, seed=0, dtype=torch.float32, shard="5GB"):
@@ -101,6 +141,8 @@ def make_model(folder, kind, seed=0, dtype=torch.float32, shard="5GB"):
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+            if parameter.dim() == 3:  # a convolution's
+                parameter.mul_(6)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(TOKENIZER / name, folder / name)
@@ -112,7 +154,12 @@ def as_transformers_4(model):
     path = model / "config.json"
     config = json.loads(path.read_text())
     rope = config.pop("rope_parameters")
+    if "sliding_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
     config["rope_theta"] = rope.pop("rope_theta")
+    if "partial_rotary_factor" in rope:
+        config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     config["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
     config["torch_dtype"] = config.pop("dtype")
     config["transformers_version"] = "4.46.0"

@@ -5,7 +5,8 @@ import tempfile
 from pathlib import Path
 
 # First: it quietens the packages below.
-from models import TEST_DATA, Comparison, encoded_rows, load_model, make_model, probe, relative, run_qlora, write_rows
+from models import (ARCHITECTURES, TEST_DATA, Comparison, encoded_rows, load_model, make_model, probe, relative, run_qlora,
+                    write_rows)
 
 import bitsandbytes
 import peft
@@ -17,6 +18,7 @@ from transformers.models.qwen2 import modeling_qwen2
 STEPS = 30
 RATE, DECAY, CLIP, WARMUP = 2e-3, 0.01, 1.0, 3
 TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]
+OTHER_TARGETS = {"phi3": ["qkv_proj", "o_proj", "gate_up_proj"], "lfm2": ["q_proj", "in_proj", "out_proj", "w1", "w2"]}
 
 
 def initial_adapter(model_folder, folder, targets=TARGETS):
@@ -205,15 +207,20 @@ def dequantized_by_bitsandbytes(quantized, model):
     return dense
 
 
+def dequantized(model, adapter, output):
+    """A folder of our dequantized weights, which merging an adapter of zeros gives; returns it."""
+    config = peft.LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM")
+    peft.get_peft_model(load_model(model), config).save_pretrained(adapter)
+    run_qlora("merge", "--model_name_or_path", model, "--adapter", adapter, "--merge_into", "dequantized", "--dtype", "float32",
+              "--output_dir", output, "--quiet")
+    return output
+
+
 def compare_quantized(compare, kind, model, data, rows, adapter, folder, against_bitsandbytes):
-    """The reference computes with our dequantized weights, which merging an adapter of zeros gives; then with its own."""
+    """The reference computes with our dequantized weights; then with those of bitsandbytes."""
     quantized = ours(model, data, folder / f"{kind}-qlora", method="qlora", adapter_name_or_path=adapter)
-    zero = folder / f"{kind}-zero"
-    config = peft.LoraConfig(r=1, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    peft.get_peft_model(load_model(model), config).save_pretrained(zero)
-    run_qlora("merge", "--model_name_or_path", model, "--adapter", zero, "--merge_into", "dequantized", "--dtype", "float32",
-              "--output_dir", folder / f"{kind}-dequantized", "--quiet")
-    want = reference(with_adapter(load_model(folder / f"{kind}-dequantized"), adapter), in_batches(rows, 4))
+    base = load_model(dequantized(model, folder / f"{kind}-zero", folder / f"{kind}-dequantized"))
+    want = reference(with_adapter(base, adapter), in_batches(rows, 4))
     check(compare, f"{kind} qlora, our dequantized weights", quantized, want)
     if not against_bitsandbytes:
         return
@@ -253,6 +260,29 @@ def compare_model(compare, kind, model, data, folder, thorough=True):
     compare_quantized(compare, kind, model, data, rows, adapter, folder, against_bitsandbytes=thorough)
     if kind == "qwen2":
         compare_defects(compare, model, rows, adapter, lora)
+
+
+def compare_architecture(compare, kind, model, data, folder):
+    """Full and with adapters, checkpointing on; then what packs of rows and 4 bits could break."""
+    rows = encoded_rows(model, data, 64)
+    steps, few = 20, 6
+    adapter = initial_adapter(model, folder / f"{kind}-adapter", OTHER_TARGETS.get(kind, TARGETS))
+    lora = {"method": "lora", "adapter_name_or_path": adapter}
+    fresh = lambda: with_adapter(load_model(model), adapter)
+    batches = in_batches(rows, 4)[:steps]
+    again = {"max_steps": steps, "gradient_checkpointing": "true"}
+    check(compare, f"{kind} full", ours(model, data, folder / f"{kind}-full", method="full", **again),
+          reference(load_model(model), batches))
+    want, gradients = reference(fresh(), batches, gradients_at=(1,))
+    check(compare, f"{kind} lora", ours(model, data, folder / f"{kind}-lora", **lora, **again), want)
+    compare_gradients(compare, f"{kind} lora", model, batches, {1: adapter}, gradients)
+    packs = packs_in_order(rows, 300)[:few]
+    packed = ours(model, data, folder / f"{kind}-packed", packing="true", max_length=300, **lora,
+                  max_steps=few, per_device_train_batch_size=1)
+    check(compare, f"{kind} lora, packs of {min(map(len, packs))}-{max(map(len, packs))} rows", packed, reference(fresh(), packs))
+    quantized = ours(model, data, folder / f"{kind}-qlora", **{**lora, "method": "qlora"}, max_steps=few)
+    base = load_model(dequantized(model, folder / f"{kind}-zero", folder / f"{kind}-dequantized"))
+    check(compare, f"{kind} qlora, our dequantized weights", quantized, reference(with_adapter(base, adapter), batches[:few]))
 
 
 def compare_dropout(compare, model, data, folder):
@@ -329,6 +359,8 @@ def main():
         data = write_rows(folder / "rows.jsonl")
         for kind in ("qwen2", "llama"):
             compare_model(compare, kind, make_model(folder / kind, kind), data, folder)
+        for kind in ARCHITECTURES:
+            compare_architecture(compare, kind, make_model(folder / kind, kind), data, folder)
         compare_dropout(compare, folder / "llama", data, folder)
         compare_schedules(compare, folder / "llama", data, folder)
         compare_stories(compare, folder)

@@ -49,7 +49,10 @@ class Generator {
   std::int64_t slots_for(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t capacity) const;
   void prefill(const std::vector<std::size_t>& prompts, std::int64_t first_slot);
   void decode();
-  void accept(const at::Tensor& logits, std::size_t first_row);
+  void extend(std::size_t begin, std::size_t end);
+  bool outgrows_cache(std::size_t row) const;
+  void restart(std::size_t row);
+  void accept(const at::Tensor& logits, std::size_t begin, std::size_t end);
   void drop_finished();
   Program& run(Batch& batch);
 

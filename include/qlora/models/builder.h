@@ -7,6 +7,7 @@
 
 #include "qlora/models/decoder.h"
 #include "qlora/nn/attention.h"
+#include "qlora/nn/rope.h"
 
 namespace qlora {
 
@@ -30,9 +31,20 @@ class DecoderBuilder {
   Block& begin_block();
 
   Block::Value rms_norm(Block& block, const std::string& name, std::int64_t columns, Block::Value input);
+  // Of each query and key head by itself, in what projects queries, keys and values.
+  Block::Value head_norm(Block& block, const std::string& query, const std::string& key, Block::Value qkv);
   // Linears that share an input as one product; their biases are all there or all absent.
   Block::Value projection(Block& block, const std::vector<Linear>& linears, std::int64_t in, Block::Value input,
                           std::optional<Block::Value> residual = std::nullopt);
+
+  // RoPE, where the layer has it, and attention over queries, keys and values side by side.
+  Block::Value attention(Block& block, std::int64_t layer, Block::Value qkv);
+  AttentionShape attention_shape(std::int64_t layer) const;
+  // The model's activation of gate, times up, which lie side by side.
+  Block::Value gated_activation(Block& block, Block::Value gate_up);
+  // The convolution `name` between its gates; input [tokens, 3 * hidden].
+  Block::Value short_convolution(Block& block, const std::string& name, std::int64_t layer, Block::Value input);
+  Block::Value add(Block& block, Block::Value x, Block::Value residual);
 
   // The last block. `head`: the output head's weight, or the embedding's where they are tied.
   void head(const std::string& norm, const std::string& head);
@@ -46,8 +58,12 @@ class DecoderBuilder {
   Weight matrix(const std::vector<WeightMember>& members);
   std::vector<LoraSegment> adapters(const std::vector<Linear>& linears, std::int64_t in);
 
+  // The table of a layer's RoPE, which layers of its kind share.
+  std::shared_ptr<RopeTable> rope_table(std::int64_t layer);
+
   Decoder& decoder_;
   const TrainingPlan& plan_;
+  std::shared_ptr<RopeTable> rope_, windowed_rope_;
   std::vector<Block> body_;
 };
 

@@ -10,6 +10,7 @@
 #include "qlora/models/config.h"
 #include "qlora/nn/block.h"
 #include "qlora/nn/head.h"
+#include "qlora/nn/kv_cache.h"
 #include "qlora/nn/parameters.h"
 #include "qlora/nn/projection.h"
 #include "qlora/quant/weight_store.h"
@@ -55,6 +56,9 @@ class Decoder {
   // The blocks of a pass that ends in this head. They share operations, so weights, with each other.
   const std::vector<Block>& blocks(HeadKind head) const;
 
+  // What a cache keeps of each layer.
+  std::vector<CacheLayer> cache_layers() const;
+
   // Where a checkpoint's tensor goes: a parameter (method full) or the store. False: the model has no such weight.
   bool wants(const std::string& name) const;
   void put(const std::string& name, const at::Tensor& values);
@@ -62,7 +66,8 @@ class Decoder {
 
   // A uniform in +-1/sqrt(in) (kaiming_uniform with a = sqrt(5), as PEFT), or normal with deviation 1/rank; B zero.
   void initialize_adapters(std::uint64_t seed, bool gaussian);
-  // Normal with deviation initializer_range for matrices, ones for norms, zeros for biases: as transformers does.
+  // Normal with deviation initializer_range for matrices, norms that multiply by one, zeros for biases: as transformers
+  // does.
   void initialize_weights(std::uint64_t seed);
 
  private:

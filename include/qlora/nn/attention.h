@@ -1,4 +1,5 @@
-// Causal scaled dot-product attention over packed rows that cannot see each other, with grouped queries.
+// Causal scaled dot-product attention over packed rows that cannot see each other, with grouped queries: the softmax of
+// scale * q k^T, which may be soft-capped (c * tanh(score / c)) and limited to a window of the last keys.
 #pragma once
 
 #include "qlora/nn/operation.h"
@@ -9,7 +10,9 @@ struct AttentionShape {
   std::int64_t heads = 0;
   std::int64_t kv_heads = 0;  // each serves heads / kv_heads query heads
   std::int64_t head_dim = 0;
-  double scale = 0.0;  // of the scores: 1 / sqrt(head_dim)
+  double scale = 0.0;       // of the scores: 1 / sqrt(head_dim)
+  std::int64_t window = 0;  // how many keys a query sees, its own among them; 0: all
+  double softcap = 0.0;     // of the scores; 0: none
 
   std::int64_t query_columns() const { return heads * head_dim; }
   std::int64_t kv_columns() const { return kv_heads * head_dim; }

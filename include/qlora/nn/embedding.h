@@ -1,4 +1,4 @@
-// Token embedding: row ids[t] of the table for each token.
+// Token embedding: row ids[t] of the table for each token, times a scale.
 #pragma once
 
 #include "qlora/nn/operation.h"
@@ -8,7 +8,8 @@ namespace qlora {
 
 class Embedding : public Operation {
  public:
-  Embedding(Weight table, std::int64_t columns, Dtype dtype);  // table [vocabulary, columns]
+  // table [vocabulary, columns]. The scale is rounded to dtype, as the reference implementation of Gemma has it.
+  Embedding(Weight table, std::int64_t columns, Dtype dtype, double scale = 1.0);
 
   std::string_view name() const override { return "embedding"; }
   OperationPlan plan(const BatchShape& shape) const override { return {{shape.tokens, columns_}, dtype_, {}}; }
@@ -21,6 +22,7 @@ class Embedding : public Operation {
   Weight table_;
   std::int64_t columns_;
   Dtype dtype_;
+  double scale_;
 };
 
 }  // namespace qlora

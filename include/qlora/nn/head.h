@@ -8,11 +8,22 @@
 
 namespace qlora {
 
+// What some models do to the product: logits = softcap * tanh(z / softcap) with z = scale * product; 0: no soft cap.
+struct LogitTransform {
+  double scale = 1.0;
+  double softcap = 0.0;
+
+  bool changes() const { return scale != 1.0 || softcap != 0.0; }
+  void apply(const at::Tensor& logits) const;
+  // d logits / d product, from the logits: of a shape that broadcasts to theirs.
+  at::Tensor slope(const at::Tensor& logits) const;
+};
+
 // What the three heads below share: the last hidden state's labelled rows, normalized, times the head in chunks of
 // rows.
 class Head {
  public:
-  Head(RmsNorm norm, Weight weight, std::int64_t vocabulary, Dtype dtype);
+  Head(RmsNorm norm, Weight weight, std::int64_t vocabulary, Dtype dtype, LogitTransform transform = {});
 
   std::int64_t columns() const { return norm_.columns(); }
   std::int64_t vocabulary() const { return vocabulary_; }
@@ -49,6 +60,7 @@ class Head {
     }
   }
 
+  const LogitTransform& transform() const { return transform_; }
   const RmsNorm& norm() const { return norm_; }
   const Weight& weight() const { return weight_; }  // [vocabulary, columns]
 
@@ -57,6 +69,7 @@ class Head {
   Weight weight_;
   std::int64_t vocabulary_;
   Dtype dtype_;
+  LogitTransform transform_;
 };
 
 // Training: out [1] = loss_scale * sum over labelled tokens of -log softmax(logits)[target]. Its forward pass also

@@ -43,6 +43,9 @@ class Program {
   // The last block's output, after run() with Pass::kForward.
   const at::Tensor& output() const { return output_; }
 
+  // Whether what its launches do rests on the batch's row_bounds: captured, they serve no other batch.
+  bool reads_host_rows() const { return reads_host_rows_; }
+
   int instruction_count() const { return static_cast<int>(instructions_.size()); }
   int recomputed_count() const { return recomputed_; }
   std::string describe() const;  // one instruction a line, for tests and --log_level debug
@@ -70,6 +73,7 @@ class Program {
   std::vector<ArenaBuffer> buffers_;
   std::int64_t arena_bytes_ = 0;
   int recomputed_ = 0;
+  bool reads_host_rows_ = false;
   BoundView output_view_;
   at::Tensor output_;
   at::Tensor arena_;

@@ -1,5 +1,5 @@
-// Root-mean-square normalization (Zhang & Sennrich 2019): y = x / sqrt(mean(x^2) + eps) * weight, over the last
-// dimension.
+// Root-mean-square normalization (Zhang & Sennrich 2019): y = x / sqrt(mean(x^2) + eps) * (offset + weight),
+// over the last dimension; offset is 1 in Gemma, 0 elsewhere.
 #pragma once
 
 #include "qlora/nn/operation.h"
@@ -10,7 +10,7 @@ namespace qlora {
 class RmsNorm : public Operation {
  public:
   // weight: [columns] in dtype. The mean is taken in float32 (float64 for float64), as transformers does.
-  RmsNorm(Weight weight, std::int64_t columns, double epsilon, Dtype dtype);
+  RmsNorm(Weight weight, std::int64_t columns, double epsilon, Dtype dtype, double offset = 0.0);
 
   std::string_view name() const override { return "rms_norm"; }
   OperationPlan plan(const BatchShape& shape) const override;
@@ -27,12 +27,14 @@ class RmsNorm : public Operation {
                      const at::Tensor& scratch_c) const;
 
   std::int64_t columns() const { return columns_; }
+  bool uses_kernels(at::Device device) const;  // and so needs no scratch
 
  private:
   Weight weight_;
   std::int64_t columns_;
   double epsilon_;
   Dtype dtype_;
+  double offset_;
 };
 
 // float32, or float64 for float64: what sums are taken in.

@@ -1,0 +1,120 @@
+// What config.json may say, in its old and new forms, and what is refused in which words.
+#include "qlora/models/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "qlora/core/error.h"
+
+namespace qlora {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using testing::HasSubstr;
+
+Json config_of(const std::string& model_type) {
+  return {{"model_type", model_type}, {"vocab_size", 64},         {"hidden_size", 32},
+          {"intermediate_size", 48},  {"num_hidden_layers", 4},   {"num_attention_heads", 4},
+          {"num_key_value_heads", 2}, {"rms_norm_eps", 1e-5},     {"max_position_embeddings", 128},
+          {"rope_theta", 500000.0},   {"initializer_range", 0.02}};
+}
+
+ModelConfig parse(const Json& json) {
+  return parse_model_config(json, "config.json");
+}
+
+ModelConfig parse(const std::string& model_type, const Json& changes) {
+  Json json = config_of(model_type);
+  if (!changes.is_null()) json.update(changes);
+  return parse(json);
+}
+
+template <class Error>
+std::string refusal(const std::string& model_type, const Json& changes) {
+  try {
+    parse(model_type, changes);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "not refused";
+}
+
+TEST(ModelConfig, OfAnUnknownTypeListsWhatIsKnown) {
+  const std::string text = refusal<UsageError>("bert", {});
+  EXPECT_THAT(text, HasSubstr("config.json: model_type 'bert' is not built yet; known are: gemma2, gemma3_text"));
+  EXPECT_THAT(text, HasSubstr("smollm3"));
+  EXPECT_EQ(text.find('\n'), std::string::npos);
+}
+
+TEST(ModelConfig, RefusesInWordsThatNameTheField) {
+  EXPECT_THAT(refusal<DataError>("llama", {{"attention_bias", "yes"}}),
+              HasSubstr("config.json: 'attention_bias' must be true or false, is \"yes\""));
+  EXPECT_THAT(refusal<DataError>("mistral", {{"sliding_window", 0}}), HasSubstr("'sliding_window' is 0: not a size"));
+  EXPECT_THAT(refusal<DataError>("gemma2", {{"layer_types", {"full_attention"}}}),
+              HasSubstr("'layer_types' names 1 layers, num_hidden_layers is 4"));
+  EXPECT_THAT(refusal<DataError>("gemma2", {{"layer_types", "full_attention"}}),
+              HasSubstr("'layer_types' must be a list of strings"));
+  EXPECT_THAT(refusal<UsageError>("lfm2", {{"layer_types", {"conv", "conv", "conv", "mamba"}}}),
+              HasSubstr("layer type 'mamba' is not built yet; known are: full_attention, sliding_attention, conv"));
+  EXPECT_THAT(refusal<DataError>("smollm3", {{"no_rope_layers", {1, 0}}}),
+              HasSubstr("'no_rope_layers' names 2 layers, num_hidden_layers is 4"));
+  EXPECT_THAT(refusal<DataError>("llama", {{"intermediate_size", nullptr}}),
+              HasSubstr("'intermediate_size' is missing"));
+  EXPECT_THAT(refusal<DataError>("llama", {{"num_attention_heads", 5}, {"num_key_value_heads", 5}}),
+              HasSubstr("hidden_size 32 is no multiple of num_attention_heads 5"));
+  EXPECT_THAT(refusal<DataError>("phi3", {{"partial_rotary_factor", 0.4}}), HasSubstr("RoPE turns 3 of 8 columns"));
+  EXPECT_THAT(refusal<UsageError>("qwen2", {{"hidden_act", "relu"}}), HasSubstr("hidden_act 'relu' is not built yet"));
+  EXPECT_THAT(refusal<UsageError>("gemma2", {{"hidden_activation", "gelu"}}),
+              HasSubstr("hidden_activation 'gelu' is not built yet"));
+}
+
+TEST(ModelConfig, RefusesRopeScalingInWordsThatNameTheField) {
+  EXPECT_THAT(refusal<UsageError>("llama", {{"rope_scaling", {{"rope_type", "spiral"}}}}),
+              HasSubstr("known are: default, linear, dynamic, llama3, yarn, longrope"));
+  EXPECT_THAT(refusal<DataError>("phi3", {{"rope_scaling", {{"type", "longrope"}, {"short_factor", {1, 1, 1, 1}}}}}),
+              HasSubstr("config.json: rope_scaling: 'long_factor' is missing"));
+  EXPECT_THAT(refusal<DataError>("phi3", {{"rope_scaling", {{"type", "su"}, {"short_factor", {1, 1}}}}}),
+              HasSubstr("'short_factor' has 2 numbers, needs 4"));
+  EXPECT_THAT(refusal<DataError>("llama", {{"rope_scaling", {{"rope_type", "linear"}, {"factor", -2}}}}),
+              HasSubstr("'factor' is -2: must be above 0"));
+}
+
+TEST(ModelConfig, TakesWhatReleasedModelsLeaveOut) {
+  const ModelConfig gemma = parse("gemma2", {});
+  EXPECT_TRUE(gemma.tied_embeddings);
+  EXPECT_EQ(gemma.head_dim, 256);
+  EXPECT_EQ(gemma.attention_softcap, 50.0);
+  EXPECT_EQ(gemma.kind(0), LayerKind::kWindowedAttention);
+  EXPECT_EQ(gemma.kind(1), LayerKind::kAttention);
+  EXPECT_EQ(parse("gemma2", {{"attn_logit_softcapping", nullptr}}).attention_softcap, 0.0);
+  EXPECT_EQ(parse("qwen3", {}).head_dim, 128);
+  EXPECT_EQ(parse("mistral", {}).window, 4096);
+  EXPECT_EQ(parse("mistral", {{"sliding_window", nullptr}}).window, 0);
+  const ModelConfig smol = parse("smollm3", {});
+  EXPECT_TRUE(smol.rotates(2));
+  EXPECT_FALSE(smol.rotates(3));
+}
+
+TEST(ModelConfig, ReadsLfm2InItsFirstForm) {
+  const ModelConfig c = parse("lfm2", {{"block_ff_dim", 6656}, {"full_attn_idxs", {2}}, {"norm_eps", 1e-3}});
+  EXPECT_EQ(c.intermediate, 4608);
+  EXPECT_EQ(c.norm_epsilon, 1e-3);
+  EXPECT_EQ(c.kind(1), LayerKind::kConvolution);
+  EXPECT_EQ(c.kind(2), LayerKind::kAttention);
+  EXPECT_EQ(parse("lfm2", {{"block_auto_adjust_ff_dim", false}}).intermediate, 48);
+}
+
+TEST(ModelConfig, ReadsRopeOfEachKindOfLayer) {
+  const ModelConfig old = parse("gemma3_text", {{"rope_local_base_freq", 20000.0}});
+  EXPECT_EQ(old.rope_base, 500000.0);
+  EXPECT_EQ(old.windowed_rope_base, 20000.0);
+  const Json kinds{{"full_attention", {{"rope_type", "linear"}, {"factor", 8.0}, {"rope_theta", 1e6}}},
+                   {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 30000.0}}}};
+  const ModelConfig c = parse("gemma3_text", {{"rope_parameters", kinds}});
+  EXPECT_EQ(c.rope_base, 1e6);
+  EXPECT_EQ(c.rope_scaling.factor, 8.0);
+  EXPECT_EQ(c.windowed_rope_base, 30000.0);
+}
+
+}  // namespace
+}  // namespace qlora
