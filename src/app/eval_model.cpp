@@ -84,7 +84,14 @@ class ModelEvaluation {
         scorer_ = std::make_unique<SpiderScorer>(places.tables, places.db_dir, sandbox_limits(job.eval));
     }
     for (const std::string& folder : job.eval.adapter) adapters_.push_back(load_lora_adapter(folder));
-    base_ = std::make_unique<BaseModel>(model_, settings_of(job, adapters_));
+    const BaseSettings settings = settings_of(job, adapters_);
+    if (job.common.dry_run) {
+      const fs::path config = model_ / "config.json";
+      parse_model_config(read_json(config), config.string());
+      return;
+    }
+    fetch_weights(job.model, model_);
+    base_ = std::make_unique<BaseModel>(model_, settings);
   }
 
   int run() {

@@ -44,11 +44,17 @@ at::ScalarType output_dtype(MergeDtype dtype, at::ScalarType base) {
   }
 }
 
+fs::path whole_model_folder(const ModelOptions& options) {
+  const fs::path folder = model_folder_of(options);
+  fetch_weights(options, folder);
+  return folder;
+}
+
 class MergeRun {
  public:
   explicit MergeRun(const MergeJob& job)
       : job_(job),
-        folder_(model_folder_of(job.model)),
+        folder_(whole_model_folder(job.model)),
         config_(parse_model_config(folder_.config(), (folder_.path() / "config.json").string())) {
     for (const WeightedAdapter& a : job.merge.adapter)
       sources_.push_back({load_lora_adapter(a.path), a.path, a.weight});

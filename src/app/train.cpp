@@ -89,9 +89,9 @@ void publish(const fs::path& staged, const fs::path& output) {
 
 class TrainRun {
  public:
-  TrainRun(const TrainJob& job, AdapterStart start, TrainingData data)
+  TrainRun(const TrainJob& job, fs::path model, AdapterStart start, TrainingData data)
       : job_(job),
-        model_(job.model.model_name_or_path),
+        model_(std::move(model)),
         output_(job.common.output_dir),
         data_(std::move(data)),
         base_(model_, base_settings(job)),
@@ -279,8 +279,8 @@ class TrainRun {
   std::unique_ptr<Decoder> decoder_;
 };
 
-int show_plan(const TrainJob& job, const AdapterStart& start, const TrainingData& data) {
-  const Json plan = plan_training(job, start, data);
+int show_plan(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data) {
+  const Json plan = plan_training(job, model, start, data);
   std::printf("%s", job.common.json ? (plan.dump() + "\n").c_str() : plan_text(plan).c_str());
   return 0;
 }
@@ -292,10 +292,11 @@ int run_train(const TrainJob& given) {
   if (given.common.output_dir.empty()) throw UsageError("output_dir: name the folder that the adapter goes to");
   TrainJob job = given;
   const fs::path model = model_folder_of(job.model);
-  AdapterStart start = resolve_adapter(job);
+  AdapterStart start = resolve_adapter(job, model);
   TrainingData data = open_training_data(job, model);
-  if (job.common.dry_run) return show_plan(job, start, data);
-  return TrainRun(job, std::move(start), std::move(data)).run();
+  if (job.common.dry_run) return show_plan(job, model, start, data);
+  fetch_weights(job.model, model);
+  return TrainRun(job, model, std::move(start), std::move(data)).run();
 }
 
 }  // namespace qlora

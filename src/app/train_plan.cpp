@@ -121,8 +121,8 @@ std::string gib(const Json& bytes) {
 
 class Planner {
  public:
-  Planner(const TrainJob& job, const AdapterStart& start, const TrainingData& data)
-      : job_(job), data_(data), config_(read_model_config(job.model.model_name_or_path)) {
+  Planner(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data)
+      : job_(job), data_(data), config_(read_model_config(model)) {
     settings_ = base_settings(job);
     TrainingPlan plan;
     plan.full = job.model.method == Method::kFull;
@@ -189,9 +189,14 @@ class Planner {
 
 }  // namespace
 
-AdapterStart resolve_adapter(TrainJob& job) {
+AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
   AdapterOptions& options = job.adapter;
-  if (options.adapter_name_or_path.empty()) return {make_lora_config(options, job.model.model_name_or_path), {}};
+  const std::string revision = job.model.model_revision == "main" ? "" : job.model.model_revision;
+  if (options.adapter_name_or_path.empty()) {
+    LoraConfig config = make_lora_config(options, job.model.model_name_or_path);
+    config.revision = revision;
+    return {std::move(config), {}};
+  }
   if (job.model.method == Method::kFull) {
     throw UsageError("adapter_name_or_path: method full trains no adapter; merge it into the base first");
   }
@@ -201,8 +206,9 @@ AdapterStart resolve_adapter(TrainJob& job) {
   take_over("lora_r", options.lora_r, initial.lora_r, config.r);
   take_over("lora_alpha", options.lora_alpha, initial.lora_alpha, config.lora_alpha);
   take_over("use_rslora", options.use_rslora, initial.use_rslora, config.use_rslora);
-  check_targets(job, config, read_model_config(job.model.model_name_or_path));
+  check_targets(job, config, read_model_config(model));
   config.base_model_name_or_path = job.model.model_name_or_path;
+  config.revision = revision;
   config.lora_dropout = options.lora_dropout;
   return {std::move(config), std::move(adapter)};
 }
@@ -216,8 +222,8 @@ BatchOptions batch_options(const TrainJob& job, const ModelConfig& model) {
           static_cast<std::uint64_t>(job.common.seed)};
 }
 
-Json plan_training(const TrainJob& job, const AdapterStart& start, const TrainingData& data) {
-  return Planner(job, start, data).plan();
+Json plan_training(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data) {
+  return Planner(job, model, start, data).plan();
 }
 
 std::string plan_text(const Json& plan) {
