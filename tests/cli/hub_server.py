@@ -9,7 +9,7 @@ import time
 import urllib.parse
 
 LFS = (".safetensors", "tokenizer.json", ".jsonl")  # of these the Hub redirects to the CDN, and the ETag is the SHA-256
-PIECE = 1 << 14
+PIECE = 1 << 12
 
 
 def git_hash(data):
