@@ -124,7 +124,7 @@ struct Url {
   bool set(const std::string& text) { return curl_url_set(parts, CURLUPART_URL, text.c_str(), 0) == CURLUE_OK; }
   std::string get(CURLUPart part) const {
     char* text = nullptr;
-    if (curl_url_get(parts, part, &text, CURLU_DEFAULT_PORT) != CURLUE_OK) return "";
+    if (curl_url_get(parts, part, &text, part == CURLUPART_PORT ? CURLU_DEFAULT_PORT : 0) != CURLUE_OK) return "";
     std::string result = text;
     curl_free(text);
     return result;
