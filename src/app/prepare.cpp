@@ -95,6 +95,7 @@ int run_prepare(const PrepareJob& job) {
   if (!job.preview && !job.common.dry_run && job.common.output_dir.empty()) {
     throw UsageError("output_dir: name the folder that the prepared set goes to (or ask for --preview or --dry-run)");
   }
+  require_folder(job.common.output_dir);
   const auto seed = static_cast<std::uint64_t>(job.common.seed);
   const fs::path model = job.model.model_name_or_path;
   DataOptions options = job.data;

@@ -27,10 +27,19 @@ namespace fs = std::filesystem;
       fmt::format("{}: cannot {} ({} bytes): {}{}", path.string(), action, bytes, std::strerror(error), hint));
 }
 
-// Makes names that no other process or thread has.
+// Makes names that no other process or thread has, and that nobody else gives.
+constexpr std::string_view kNonce = "qlora-";
+
 std::string nonce() {
   static std::atomic<std::uint64_t> counter{std::random_device{}()};
-  return fmt::format("{:x}-{:x}", getpid(), counter++);
+  return fmt::format("{}{:x}-{:x}", kNonce, getpid(), counter++);
+}
+
+bool is_temporary(std::string_view name) {
+  constexpr std::string_view kDigits = "0123456789abcdef-";
+  const std::size_t at = name.rfind(kNonce);
+  return name.starts_with("tmp-") && at != std::string_view::npos && at + kNonce.size() < name.size() &&
+         name.find_first_not_of(kDigits, at + kNonce.size()) == std::string_view::npos;
 }
 
 void make_parents(const fs::path& path) {
@@ -137,8 +146,13 @@ AtomicFolder::~AtomicFolder() {
 
 void AtomicFolder::commit() {
   sync_tree(temporary_);
-  const fs::path aside = folder_of(path_) / fmt::format("tmp-old-{}", nonce());
   const bool replaces = fs::exists(fs::symlink_status(path_));
+  // In one step, where the file system can: a kill leaves the old folder or the new one in its place.
+  if (replaces && renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) == 0) {
+    sync_folder(folder_of(path_));
+    return;  // the old one, now under the temporary name, goes with the destructor
+  }
+  const fs::path aside = folder_of(path_) / fmt::format("tmp-old-{}", nonce());
   if (replaces) rename_path(path_, aside);
   try {
     rename_path(temporary_, path_);
@@ -153,10 +167,20 @@ void AtomicFolder::commit() {
   if (error) log_warning("{}: cannot be removed: {}", aside.string(), error.message());
 }
 
+void require_folder(const fs::path& path) {
+  for (fs::path part = path; !part.empty(); part = part.parent_path()) {
+    std::error_code ignored;
+    if (fs::exists(part, ignored) && !fs::is_directory(part, ignored)) {
+      throw UsageError(fmt::format("output_dir: {} is a file, no folder", part.string()));
+    }
+    if (part == part.parent_path()) return;
+  }
+}
+
 void remove_leftovers(const fs::path& folder) {
   std::error_code ignored;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
-    if (entry.path().filename().string().starts_with("tmp-")) fs::remove_all(entry.path(), ignored);
+    if (is_temporary(entry.path().filename().string())) fs::remove_all(entry.path(), ignored);
   }
 }
 

@@ -35,8 +35,8 @@ class AtomicFile {
   std::uint64_t size_ = 0;
 };
 
-// A folder that is filled as `tmp-<nonce>` beside its place. commit() syncs every file and folder in it and renames it.
-// What stood at `path` before is moved aside first and removed after; it is put back where the rename fails.
+// A folder that is filled as `tmp-<nonce>` beside its place. commit() syncs every file and folder in it and exchanges it
+// with what stood at `path` before, which is then removed. Whoever calls it knows that what stands there may go.
 class AtomicFolder {
  public:
   explicit AtomicFolder(std::filesystem::path path);
@@ -55,7 +55,11 @@ class AtomicFolder {
   bool committed_ = false;
 };
 
-// Removes `tmp-*` folders that killed runs left in `folder`; what cannot be removed stays.
+// Throws UsageError where an output folder is, or would lie in, a file.
+void require_folder(const std::filesystem::path& path);
+
+// Removes the temporary files and folders that killed runs of this program left in `folder`; what cannot be removed
+// stays.
 void remove_leftovers(const std::filesystem::path& folder);
 
 }  // namespace qlora
