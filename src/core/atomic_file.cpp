@@ -147,24 +147,25 @@ AtomicFolder::~AtomicFolder() {
 void AtomicFolder::commit() {
   sync_tree(temporary_);
   const bool replaces = fs::exists(fs::symlink_status(path_));
+  fs::path old = temporary_;
   // In one step, where the file system can: a kill leaves the old folder or the new one in its place.
-  if (replaces && renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) == 0) {
-    sync_folder(folder_of(path_));
-    return;  // the old one, now under the temporary name, goes with the destructor
-  }
-  const fs::path aside = folder_of(path_) / fmt::format("tmp-old-{}", nonce());
-  if (replaces) rename_path(path_, aside);
-  try {
-    rename_path(temporary_, path_);
-  } catch (const Error&) {
-    if (replaces) rename_path(aside, path_);
-    throw;
+  const bool exchanged =
+      replaces && renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) == 0;
+  if (!exchanged) {
+    old = folder_of(path_) / fmt::format("tmp-old-{}", nonce());
+    if (replaces) rename_path(path_, old);
+    try {
+      rename_path(temporary_, path_);
+    } catch (const Error&) {
+      if (replaces) rename_path(old, path_);
+      throw;
+    }
   }
   committed_ = true;
   sync_folder(folder_of(path_));
   std::error_code error;
-  if (replaces) fs::remove_all(aside, error);
-  if (error) log_warning("{}: cannot be removed: {}", aside.string(), error.message());
+  if (replaces) fs::remove_all(old, error);
+  if (error) log_warning("{}: cannot be removed: {}", old.string(), error.message());
 }
 
 void require_folder(const fs::path& path) {

@@ -285,11 +285,11 @@ class BadInputTest(unittest.TestCase):
 
     def test_merge_leaves_an_earlier_output_alone(self):
         kept = self.root / "kept"
-        kept.mkdir()
-        (kept / "note").write_text("mine")
+        self.output("merge", 0, kept)
+        before = {path.name: path.read_bytes() for path in kept.iterdir()}
         self.spoil_weights(value=float("nan"))
         self.merge(3, Q_PROJ, output_dir=kept)
-        self.assertEqual([p.name for p in kept.iterdir()], ["note"])
+        self.assertEqual({path.name: path.read_bytes() for path in kept.iterdir()}, before)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ class AtomicFile {
   std::uint64_t size_ = 0;
 };
 
-// A folder that is filled as `tmp-<nonce>` beside its place. commit() syncs every file and folder in it and exchanges it
-// with what stood at `path` before, which is then removed. Whoever calls it knows that what stands there may go.
+// A folder that is filled as `tmp-<nonce>` beside its place. commit() syncs every file and folder in it and exchanges
+// it with what stood at `path` before, which is then removed. Whoever calls it knows that what stands there may go.
 class AtomicFolder {
  public:
   explicit AtomicFolder(std::filesystem::path path);

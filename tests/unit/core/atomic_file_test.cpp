@@ -131,10 +131,15 @@ TEST_F(AtomicFiles, AFolderTakesThePlaceOfAnOldOne) {
 }
 
 TEST_F(AtomicFiles, LeftoversOfKilledRunsAreRemoved) {
-  fs::create_directories(root_ / "tmp-12-34/x");
-  write_file_atomically(root_ / "keep", "1");
+  std::string left;
+  {
+    const AtomicFolder folder(root_ / "out");
+    left = folder.temporary().filename().string();
+  }
+  fs::create_directories(root_ / left / "x");
+  for (const char* name : {"keep", "tmp-mine", "tmp-12-34", "tmp-qlora-mine"}) write_file_atomically(root_ / name, "1");
   remove_leftovers(root_);
-  EXPECT_THAT(names(), testing::ElementsAre("keep"));
+  EXPECT_THAT(names(), testing::UnorderedElementsAre("keep", "tmp-mine", "tmp-12-34", "tmp-qlora-mine"));
 }
 
 }  // namespace
