@@ -112,7 +112,8 @@ void declare(Schema<PrepareJob>& schema) {
   schema.rule("dataset",
               [](const J& job) { return unless(!job.data.dataset.empty(), "missing: name a file or folder of rows"); });
   schema.rule("output_dir", [](const J& job) {
-    return unless(job.preview || job.common.dry_run || !job.common.output_dir.empty(), "missing: name the folder to write to");
+    return unless(job.preview || job.common.dry_run || !job.common.output_dir.empty(),
+                  "missing: name the folder to write to");
   });
 }
 
