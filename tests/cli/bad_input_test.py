@@ -238,6 +238,8 @@ class BadInputTest(unittest.TestCase):
         """Runs a command with this output folder, and checks the code and the one line of a refusal."""
         flags = {"train": self.train_flags(self.model, out),
                  "prepare": ["--model_name_or_path", self.model, "--dataset", self.rows, "--output_dir", out],
+                 "eval": ["--model_name_or_path", self.model, "--tasks", "perplexity", "--eval_dataset", self.rows,
+                          "--output_dir", out],
                  "merge": ["--model_name_or_path", self.model, "--adapter", keys.get("adapter", self.adapter),
                            "--output_dir", out]}[command]
         result = tiny_model.run(command, *flags, "--quiet", "true")
@@ -250,7 +252,7 @@ class BadInputTest(unittest.TestCase):
     def test_an_output_folder_that_is_a_file(self):
         file = self.root / "notes.txt"
         file.write_text("mine")
-        for command in ("prepare", "train", "merge"):
+        for command in ("prepare", "train", "eval", "merge"):
             self.output(command, 2, file, "is a file")
         self.output("train", 2, file / "deeper", "is a file")
         self.assertEqual(file.read_text(), "mine")
