@@ -63,7 +63,7 @@ void warn_about_gold(const EvalResults& results) {
 }
 
 void write_reports(const std::filesystem::path& output, const EvalResults& results, const Json& report) {
-  AtomicFolder staged(output / "report");  // never committed: the folder may hold more than is ours
+  AtomicFolder staged(output / "report");
   const std::filesystem::path& folder = staged.temporary();
   write_predictions(results, folder / "predictions.jsonl");
   write_file_atomically(folder / "report.json", report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
@@ -74,8 +74,7 @@ void write_reports(const std::filesystem::path& output, const EvalResults& resul
     }
   }
   write_file_atomically(folder / "report.html", eval_page(report, flipped_answers(results), score));
-  for (const char* name : {"predictions.jsonl", "report.html", "report.json"})
-    std::filesystem::rename(folder / name, output / name);
+  staged.move_out("report.json");
 }
 
 void write_files(const EvalJob& job, const EvalResults& results, const Json& report) {

@@ -69,22 +69,14 @@ constexpr const char* kResults = "train_results.json";
       place.string(), fmt::join(changed, ", ")));
 }
 
-// Moves what `staged` holds into `output`, the mark of a finished run last. Weights of an earlier model go first: a
-// model in one file would hide one in shards.
-void publish(const fs::path& staged, const fs::path& output) {
-  const auto each = [](const fs::path& folder, const auto& action) {
-    const std::vector<fs::directory_entry> entries(fs::directory_iterator(folder), fs::directory_iterator{});
-    for (const fs::directory_entry& entry : entries) action(entry.path().filename());
-  };
-  each(output, [&](const fs::path& name) {
+// Weights of an earlier model go before those in `staged` come: a model in one file would hide one in shards.
+void remove_other_weights(const fs::path& output, const fs::path& staged) {
+  const std::vector<fs::directory_entry> entries(fs::directory_iterator(output), fs::directory_iterator{});
+  for (const fs::directory_entry& entry : entries) {
+    const fs::path name = entry.path().filename();
     const bool weights = name.string().starts_with("model") && name.string().find(".safetensors") != std::string::npos;
     if (weights && !fs::exists(staged / name)) fs::remove(output / name);
-  });
-  each(staged, [&](const fs::path& name) {
-    if (name != kResults) fs::rename(staged / name, output / name);
-  });
-  fs::rename(staged / kResults, output / kResults);
-  fs::remove(staged);
+  }
 }
 
 class TrainRun {
@@ -136,8 +128,7 @@ class TrainRun {
 
   // Everything is written aside first, so that a full disk leaves what was there.
   void finish(const Trainer& trainer, const TrainingResult& result, const Json& record) {
-    const fs::path staged = output_ / "final-new";
-    AtomicFolder folder(staged);
+    AtomicFolder folder(output_ / "final");
     save_model(folder.temporary());
     write_file_atomically(folder.temporary() / "trainer_state.json", trainer.trainer_state().text());
     write_card(folder.temporary(), result);
@@ -145,9 +136,9 @@ class TrainRun {
                           train_report(card_name(), facts(result), read_metrics(output_ / "metrics.jsonl")));
     write_file_atomically(folder.temporary() / kResults,
                           Json{{"result", record}, {"identity", identity_}}.dump(2) + "\n");
-    folder.commit();
     supersede(result.steps);
-    publish(staged, output_);
+    remove_other_weights(output_, folder.temporary());
+    folder.move_out(kResults);
   }
 
   std::optional<Json> finished_result() const {

@@ -10,6 +10,7 @@
 #include <random>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <spdlog/fmt/fmt.h>
 
@@ -166,6 +167,18 @@ void AtomicFolder::commit() {
   std::error_code error;
   if (replaces) fs::remove_all(old, error);
   if (error) log_warning("{}: cannot be removed: {}", old.string(), error.message());
+}
+
+void AtomicFolder::move_out(const std::string& last) {
+  sync_tree(temporary_);
+  const fs::path folder = folder_of(path_);
+  const std::vector<fs::directory_entry> entries(fs::directory_iterator(temporary_), fs::directory_iterator{});
+  for (const fs::directory_entry& entry : entries) {
+    const fs::path name = entry.path().filename();
+    if (name != last) rename_path(entry.path(), folder / name);
+  }
+  rename_path(temporary_ / last, folder / last);
+  sync_folder(folder);
 }
 
 void require_folder(const fs::path& path) {

@@ -48,6 +48,9 @@ class AtomicFolder {
   // Write into this one.
   const std::filesystem::path& temporary() const { return temporary_; }
   void commit();
+  // Instead of commit(), where the folder around `path` holds more than is ours: syncs what was written and moves it
+  // there entry by entry, `last` after all others, so that whoever finds `last` finds the rest.
+  void move_out(const std::string& last);
 
  private:
   std::filesystem::path path_;

@@ -130,6 +130,20 @@ TEST_F(AtomicFiles, AFolderTakesThePlaceOfAnOldOne) {
   EXPECT_THAT(names(), testing::ElementsAre("out"));
 }
 
+TEST_F(AtomicFiles, AFolderMovesOutAmongOthersFiles) {
+  write_file_atomically(root_ / "out/mine", "0");
+  write_file_atomically(root_ / "out/a", "1");
+  {
+    AtomicFolder folder(root_ / "out/new");
+    for (const char* name : {"a", "b", "last"}) write_file_atomically(folder.temporary() / name, "2");
+    EXPECT_EQ(content(root_ / "out/a"), "1");
+    folder.move_out("last");
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(root_ / "out"), {}), 4);
+  for (const char* name : {"a", "b", "last"}) EXPECT_EQ(content(root_ / "out" / name), "2") << name;
+  EXPECT_EQ(content(root_ / "out/mine"), "0");
+}
+
 TEST_F(AtomicFiles, LeftoversOfKilledRunsAreRemoved) {
   std::string left;
   {
