@@ -84,13 +84,7 @@ std::vector<PlannedRun> plan_runs(const EvalJob& job, const std::vector<LoraAdap
   return runs;
 }
 
-// Rows [begin, end) of the evaluation set.
-struct Part {
-  std::size_t begin = 0;
-  std::size_t end = 0;
-};
-
-Part part_of(const Dataset& dataset, const EvalOptions& options) {
+RowRange part_of(const Dataset& dataset, const EvalOptions& options) {
   const auto begin = static_cast<std::size_t>(options.offset);
   if (begin >= dataset.size())
     throw UsageError(fmt::format("offset: eval_dataset has {} rows, none is left after {}", dataset.size(), begin));
@@ -98,44 +92,18 @@ Part part_of(const Dataset& dataset, const EvalOptions& options) {
   return {begin, begin + std::min(dataset.size() - begin, most)};
 }
 
-void check_vocabulary(const EncodedRow& row, const std::string& place, const ModelLimits& limits) {
-  const auto largest = std::max_element(row.ids.begin(), row.ids.end());
-  if (largest == row.ids.end() || !limits.vocabulary || *largest < *limits.vocabulary) return;
-  throw DataError(
-      fmt::format("{}: token {} is outside the model's vocabulary of {}: the tokenizer belongs to another model", place,
-                  *largest, *limits.vocabulary));
-}
-
 // The part's rows with their labels. Those without a labelled token are left out; those that are too long, too, or they
 // are cut, as `overflow` says.
-PreparedSet encode_part(const Dataset& dataset, const RowEncoder& encoder, const ModelLimits& limits, Part part) {
-  const auto most = static_cast<std::size_t>(limits.positions.value_or(INT64_MAX));
-  std::size_t too_long = 0;
-  std::vector<EncodedRow> rows;
-  std::vector<Json> ids;
-  for (std::size_t i = part.begin; i < part.end; ++i) {
-    const Example example = encoder.example(dataset, i);
-    EncodedRow row = encoder.encode(encoder.render(example));
-    check_vocabulary(row, dataset.place(i), limits);
-    if (row.ids.size() > most) {
-      if (encoder.options().overflow == Overflow::kDrop) {
-        ++too_long;
-        continue;
-      }
-      row.ids.resize(most);
-      row.labelled.resize(most);
-      row.prompt_tokens = std::min(row.prompt_tokens, static_cast<std::int32_t>(most));
-    }
-    if (row.targets() == 0) continue;
-    row.spans = {};
-    rows.push_back(std::move(row));
-    ids.push_back(example.id);
-  }
-  const std::size_t unlabelled = part.end - part.begin - rows.size() - too_long;
-  if (too_long > 0) log_warning("perplexity: {} rows left out: longer than {} tokens", too_long, most);
-  if (unlabelled > 0) log_warning("perplexity: {} rows left out: no token has a label", unlabelled);
-  if (rows.empty()) throw DataError("perplexity: no row with a labelled token is left");
-  return PreparedSet::from_rows(rows, ids, Json::object());
+PreparedSet encode_part(const Dataset& dataset, const RowEncoder& encoder, const ModelLimits& limits, RowRange part) {
+  EncodedSet set = encode_rows(dataset, encoder, limits, Json::object(), part);
+  const auto warn = [&](const char* reason, const std::string& why) {
+    const auto found = set.counts.dropped.find(reason);
+    if (found != set.counts.dropped.end()) log_warning("perplexity: {} rows left out: {}", found->second, why);
+  };
+  warn("too_long", fmt::format("longer than {} tokens", limits.positions.value_or(0)));
+  warn("no_label", "no token has a label");
+  if (set.rows.empty()) throw DataError("perplexity: no row with a labelled token is left");
+  return std::move(set.rows);
 }
 
 // A row that an answer is generated for.
@@ -153,7 +121,7 @@ std::string last_answer(const Example& example) {
   return content.is_string() ? content.get<std::string>() : content.dump();
 }
 
-std::vector<Prompt> render_prompts(const Dataset& dataset, const RowEncoder& encoder, Part part) {
+std::vector<Prompt> render_prompts(const Dataset& dataset, const RowEncoder& encoder, RowRange part) {
   std::vector<Prompt> prompts;
   for (std::size_t i = part.begin; i < part.end; ++i) {
     const Example example = encoder.example(dataset, i);
@@ -321,7 +289,7 @@ class ModelEvaluation {
   const EvalJob& job_;
   fs::path model_;
   Dataset dataset_;
-  Part part_;
+  RowRange part_;
   RowEncoder encoder_;
   std::vector<SpiderQuestion> questions_;
   std::unique_ptr<SpiderScorer> scorer_;
