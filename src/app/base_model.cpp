@@ -99,6 +99,12 @@ fs::path model_folder_of(const ModelOptions& options) {
                                                 : ""));
 }
 
+ModelConfig read_model_config(const fs::path& model) {
+  const fs::path path = model / "config.json";
+  if (!fs::exists(path)) throw DataError(fmt::format("{}: is missing", path.string()));
+  return parse_model_config(read_json(path), path.string());
+}
+
 void fetch_weights(const ModelOptions& options, const fs::path& folder) {
   if (folder == options.model_name_or_path) return;
   // The commit that the folder is named after: the revision may have moved on.

@@ -8,12 +8,12 @@
 
 #include "qlora/app/base_model.h"
 #include "qlora/app/eval_predictions.h"
-#include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/core/progress.h"
 #include "qlora/core/signal.h"
 #include "qlora/data/prepare.h"
+#include "qlora/eval/task_scores.h"
 #include "qlora/generate/generator.h"
 #include "qlora/train/evaluate.h"
 #include "qlora/weights/load.h"
@@ -28,16 +28,82 @@ bool wants(const EvalJob& job, const char* task) {
   return std::find(job.eval.tasks.begin(), job.eval.tasks.end(), task) != job.eval.tasks.end();
 }
 
-// The base's settings: as the command says, else as the first adapter was trained, else dense.
-BaseSettings settings_of(const EvalJob& job, const std::vector<LoraAdapter>& adapters) {
+// One entry of the report.
+struct PlannedRun {
+  std::string name;
+  std::string folder;          // the adapter's; empty for the bare base
+  const LoraAdapter* adapter;  // nullptr for the bare base
+  BaseSettings settings;
+};
+
+// The base's settings for one run: as the command says, else as the adapter was trained, else dense. A
+// use_bnb_nested_quant that equals its default counts as not given.
+BaseSettings settings_of(const EvalJob& job, const LoraAdapter* adapter) {
+  const bool trained_in_4bit = adapter != nullptr && adapter->record && adapter->record->quant_type == "nf4";
   BaseSettings settings;
   settings.device = choose_device(job.common.device);
   settings.dtype = choose_dtype(job.model.dtype, settings.device);
   settings.dequantize_cache_bytes = dequantize_cache_bytes(job.model, settings.device);
-  const AdapterRecord* record = adapters.empty() || !adapters.front().record ? nullptr : &*adapters.front().record;
-  settings.quantize = job.model.load_in_4bit.value_or(record != nullptr && record->quant_type == "nf4");
-  settings.nested = record != nullptr ? record->nested : job.model.use_bnb_nested_quant;
+  settings.quantize = job.model.load_in_4bit.value_or(trained_in_4bit);
+  settings.nested = job.model.use_bnb_nested_quant && (!trained_in_4bit || adapter->record->nested);
   return settings;
+}
+
+bool same_base(const BaseSettings& a, const BaseSettings& b) {
+  return a.quantize == b.quantize && (!a.quantize || a.nested == b.nested);
+}
+
+std::string words_for(const BaseSettings& settings) {
+  if (!settings.quantize) return "without quantization";
+  return settings.nested ? "in 4 bits with double quantization" : "in 4 bits without double quantization";
+}
+
+// The folder's name, made unique among the runs.
+std::string name_of(const fs::path& folder, const std::vector<PlannedRun>& runs) {
+  const fs::path clean = folder.filename().empty() ? folder.parent_path() : folder;
+  std::string name = clean.filename().string();
+  const auto taken = [&](const PlannedRun& run) { return run.name == name; };
+  for (int i = 2; std::any_of(runs.begin(), runs.end(), taken); ++i)
+    name = fmt::format("{}-{}", clean.filename().string(), i);
+  return name;
+}
+
+std::vector<PlannedRun> plan_runs(const EvalJob& job, const std::vector<LoraAdapter>& adapters) {
+  std::vector<PlannedRun> runs;
+  if (job.eval.baseline || adapters.empty())
+    runs.push_back({"base", "", nullptr, settings_of(job, adapters.empty() ? nullptr : &adapters.front())});
+  for (std::size_t i = 0; i < adapters.size(); ++i) {
+    const std::string& folder = job.eval.adapter[i];
+    runs.push_back({name_of(folder, runs), folder, &adapters[i], settings_of(job, &adapters[i])});
+    if (!job.eval.baseline || same_base(runs[0].settings, runs.back().settings)) continue;
+    throw UsageError(
+        fmt::format("baseline: one base cannot be paired with {}, trained over a base {}, and {}, over one {}; set "
+                    "load_in_4bit (or use_bnb_nested_quant: false) for both, or evaluate them apart",
+                    job.eval.adapter[0], words_for(runs[0].settings), folder, words_for(runs.back().settings)));
+  }
+  return runs;
+}
+
+RowRange part_of(const Dataset& dataset, const EvalOptions& options) {
+  const auto begin = static_cast<std::size_t>(options.offset);
+  if (begin >= dataset.size())
+    throw UsageError(fmt::format("offset: eval_dataset has {} rows, none is left after {}", dataset.size(), begin));
+  const auto most = static_cast<std::size_t>(options.limit.value_or(INT64_MAX));
+  return {begin, begin + std::min(dataset.size() - begin, most)};
+}
+
+// The part's rows with their labels. Those without a labelled token are left out; those that are too long, too, or they
+// are cut, as `overflow` says.
+PreparedSet encode_part(const Dataset& dataset, const RowEncoder& encoder, const ModelLimits& limits, RowRange part) {
+  EncodedSet set = encode_rows(dataset, encoder, limits, Json::object(), part);
+  const auto warn = [&](const char* reason, const std::string& why) {
+    const auto found = set.counts.dropped.find(reason);
+    if (found != set.counts.dropped.end()) log_warning("perplexity: {} rows left out: {}", found->second, why);
+  };
+  warn("too_long", fmt::format("longer than {} tokens", limits.positions.value_or(0)));
+  warn("no_label", "no token has a label");
+  if (set.rows.empty()) throw DataError("perplexity: no row with a labelled token is left");
+  return std::move(set.rows);
 }
 
 // A row that an answer is generated for.
@@ -55,12 +121,9 @@ std::string last_answer(const Example& example) {
   return content.is_string() ? content.get<std::string>() : content.dump();
 }
 
-std::vector<Prompt> render_prompts(const Dataset& dataset, const RowEncoder& encoder, const EvalOptions& options) {
+std::vector<Prompt> render_prompts(const Dataset& dataset, const RowEncoder& encoder, RowRange part) {
   std::vector<Prompt> prompts;
-  const auto begin = std::min(static_cast<std::size_t>(options.offset), dataset.size());
-  const std::size_t end =
-      options.limit ? std::min(dataset.size(), begin + static_cast<std::size_t>(*options.limit)) : dataset.size();
-  for (std::size_t i = begin; i < end; ++i) {
+  for (std::size_t i = part.begin; i < part.end; ++i) {
     const Example example = encoder.example(dataset, i);
     const Rendered rendered = encoder.render(example);
     prompts.push_back(
@@ -75,6 +138,7 @@ class ModelEvaluation {
       : job_(job),
         model_(model_folder_of(job.model)),
         dataset_(open_rows(job)),
+        part_(part_of(dataset_, job.eval)),
         encoder_(model_, job.data, {&dataset_}) {
     if (wants(job, "spider")) {
       const SpiderPlaces places = find_spider_places(job);
@@ -84,33 +148,32 @@ class ModelEvaluation {
         scorer_ = std::make_unique<SpiderScorer>(places.tables, places.db_dir, sandbox_limits(job.eval));
     }
     for (const std::string& folder : job.eval.adapter) adapters_.push_back(load_lora_adapter(folder));
-    const BaseSettings settings = settings_of(job, adapters_);
+    runs_ = plan_runs(job, adapters_);
     if (job.common.dry_run) {
-      const fs::path config = model_ / "config.json";
-      parse_model_config(read_json(config), config.string());
+      read_model_config(model_);
       return;
     }
     fetch_weights(job.model, model_);
-    base_ = std::make_unique<BaseModel>(model_, settings);
+    base_with(runs_.front().settings);
   }
 
   int run() {
     if (wants(job_, "spider") || wants(job_, "generate")) {
-      prompts_ = render_prompts(dataset_, encoder_, job_.eval);
+      prompts_ = render_prompts(dataset_, encoder_, part_);
       for (std::size_t i = 0; i < questions_.size() && i < prompts_.size(); ++i)
         questions_[i].prompt = prompts_[i].text;
     }
-    if (job_.common.dry_run) {
-      log_info("{} rows, {} run(s), tasks checked; nothing was loaded", dataset_.size(), run_count());
-      return 0;
+    if (wants(job_, "perplexity")) {
+      const ModelLimits limits = resolve_limits(job_.data, read_model_limits(model_));
+      perplexity_rows_ = encode_part(dataset_, encoder_, limits, part_);
     }
+    if (job_.common.dry_run) return print_eval_plan(job_, part_.end - part_.begin, plan());
     const auto start = Clock::now();
-    if (job_.eval.baseline || adapters_.empty()) add_run("base", "", *base_->decoder(TrainingPlan{}));
-    for (std::size_t i = 0; i < adapters_.size(); ++i) {
-      const fs::path folder = job_.eval.adapter[i];
-      warn_of_another_base(adapters_[i], folder.string(), base_->folder());
-      const auto decoder = base_->decoder(adapters_[i], 0);
-      add_run(name_of(folder), folder.string(), *decoder);
+    for (const PlannedRun& run : runs_) {
+      BaseModel& base = base_with(run.settings);
+      if (run.adapter != nullptr) warn_of_another_base(*run.adapter, run.folder, base.folder());
+      const auto decoder = run.adapter != nullptr ? base.decoder(*run.adapter, 0) : base.decoder(TrainingPlan{});
+      add_run(run, *decoder);
     }
     results_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
     if (generation_seconds_ > 0.0)
@@ -124,21 +187,27 @@ class ModelEvaluation {
     return Dataset(job.data.eval_dataset, Dataset::Role::kEvaluation, static_cast<std::uint64_t>(job.common.seed));
   }
 
-  std::size_t run_count() const { return adapters_.size() + (job_.eval.baseline || adapters_.empty() ? 1 : 0); }
-
-  // The folder's name, made unique among the runs.
-  std::string name_of(const fs::path& folder) const {
-    const fs::path clean = folder.filename().empty() ? folder.parent_path() : folder;
-    std::string name = clean.filename().string();
-    const auto taken = [&](const std::string& n) {
-      return std::any_of(results_.runs.begin(), results_.runs.end(), [&](const EvalRun& run) { return run.name == n; });
-    };
-    for (int i = 2; taken(name); ++i) name = fmt::format("{}-{}", clean.filename().string(), i);
-    return name;
+  // The base held so. One is in memory at a time: adapters that were trained alike share it.
+  BaseModel& base_with(const BaseSettings& settings) {
+    if (base_ != nullptr && same_base(base_->settings(), settings)) return *base_;
+    base_.reset();
+    base_ = std::make_unique<BaseModel>(model_, settings);
+    return *base_;
   }
 
-  void add_run(const std::string& name, const std::string& adapter, Decoder& decoder) {
-    EvalRun run{name, adapter, {}};
+  Json plan() const {
+    Json runs = Json::array();
+    for (const PlannedRun& run : runs_) {
+      runs.push_back({{"name", run.name},
+                      {"adapter", run.folder.empty() ? Json(nullptr) : Json(run.folder)},
+                      {"load_in_4bit", run.settings.quantize}});
+    }
+    return runs;
+  }
+
+  void add_run(const PlannedRun& planned, Decoder& decoder) {
+    const std::string& name = planned.name;
+    EvalRun run{name, planned.folder, {}};
     std::vector<std::string> answers;
     if (wants(job_, "spider") || wants(job_, "generate")) answers = generate(name, decoder);
     for (const std::string& task : job_.eval.tasks) {
@@ -204,13 +273,6 @@ class ModelEvaluation {
   }
 
   TaskResult perplexity(const std::string& name, Decoder& decoder) {
-    if (perplexity_rows_.empty()) {
-      EncodedSet encoded = encode_rows(dataset_, encoder_, resolve_limits(job_.data, read_model_limits(model_)));
-      for (const auto& [reason, count] : encoded.counts.dropped)
-        log_warning("perplexity: {} rows left out: {}", count, reason);
-      perplexity_rows_ = std::move(encoded.rows);
-      if (perplexity_rows_.empty()) throw DataError("perplexity: no row with a labelled token is left");
-    }
     Progress progress(name, static_cast<std::int64_t>(perplexity_rows_.size()));
     const SetLoss loss = evaluate_loss(decoder, perplexity_rows_, job_.generate.batch_size.value_or(8),
                                        [&](std::int64_t done) { progress.update(done); });
@@ -220,31 +282,24 @@ class ModelEvaluation {
     for (std::size_t i = 0; i < loss.rows.size(); ++i) {
       EvalRow row;
       row.id = perplexity_rows_.row_id(i);
-      row.scores = {loss.rows[i].nll / static_cast<double>(std::max<std::int64_t>(loss.rows[i].tokens, 1))};
+      row.nll = loss.rows[i].nll;
+      row.tokens = loss.rows[i].tokens;
+      row.scores = {row.nll / static_cast<double>(std::max<std::int64_t>(row.tokens, 1))};
       task.rows.push_back(std::move(row));
     }
     task.overall = {{"loss", loss.mean()}, {"perplexity", std::exp(loss.mean())}};
-    if (!job_.eval.per_row.empty() && !wants(job_, "spider") && results_.runs.empty()) write_row_losses(loss);
     return task;
-  }
-
-  void write_row_losses(const SetLoss& loss) const {
-    std::string text;
-    for (std::size_t i = 0; i < loss.rows.size(); ++i) {
-      text +=
-          Json{{"id", perplexity_rows_.row_id(i)}, {"nll", loss.rows[i].nll}, {"tokens", loss.rows[i].tokens}}.dump() +
-          "\n";
-    }
-    write_file_atomically(job_.eval.per_row, text);
   }
 
   const EvalJob& job_;
   fs::path model_;
   Dataset dataset_;
+  RowRange part_;
   RowEncoder encoder_;
   std::vector<SpiderQuestion> questions_;
   std::unique_ptr<SpiderScorer> scorer_;
   std::vector<LoraAdapter> adapters_;
+  std::vector<PlannedRun> runs_;  // in the report's order
   std::unique_ptr<BaseModel> base_;
   std::vector<Prompt> prompts_;
   PreparedSet perplexity_rows_;
@@ -256,6 +311,7 @@ class ModelEvaluation {
 }  // namespace
 
 int run_eval_model(const EvalJob& job) {
+  check_eval_options(job.eval);
   return ModelEvaluation(job).run();
 }
 

@@ -9,6 +9,7 @@
 #include "qlora/core/progress.h"
 #include "qlora/data/dataset.h"
 #include "qlora/eval/prediction_files.h"
+#include "qlora/eval/task_scores.h"
 
 namespace qlora {
 namespace {
@@ -69,11 +70,12 @@ std::vector<SpiderQuestion> own_questions(const PredictedRun& run, const std::st
   return run.questions;
 }
 
-void check_tasks(const EvalOptions& options) {
+void check_options(const EvalOptions& options) {
   for (const auto& task : options.tasks) {
     if (task != "spider")
       throw UsageError(fmt::format("predictions: the task '{}' needs a model; spider alone scores a file", task));
   }
+  check_eval_options(options);
 }
 
 }  // namespace
@@ -111,32 +113,35 @@ SandboxLimits sandbox_limits(const EvalOptions& options) {
 }
 
 int run_eval_predictions(const EvalJob& job) {
-  check_tasks(job.eval);
+  check_options(job.eval);
   const SpiderPlaces places = find_spider_places(job);
   SpiderScorer scorer(places.tables, places.db_dir, sandbox_limits(job.eval));
   auto runs = read_predictions(job.eval.predictions);
   const auto questions = read_spider_questions(job);
-  if (job.common.dry_run) {
-    log_info("{}: {} run(s) of {} predictions, to be scored as spider", job.eval.predictions, runs.size(),
-             runs[0].answers.size());
-    return static_cast<int>(ExitCode::kOk);
-  }
-  const auto start = std::chrono::steady_clock::now();
-  EvalResults results;
+  const auto gold_of = [&](const PredictedRun& run) {
+    return questions.empty() ? own_questions(run, job.eval.predictions) : questions;
+  };
+  Json plan = Json::array();
   for (auto& run : runs) {
     const size_t count = run.answers.size();
     take_part(run.answers, job.eval);
     take_part(run.questions, job.eval);
-    const auto& gold = questions.empty() ? own_questions(run, job.eval.predictions) : questions;
+    const auto gold = gold_of(run);
     if (gold.size() != run.answers.size()) {
       throw DataError(
           fmt::format("{}: {} predictions ({} after offset and limit) for {} gold queries; one a line, an "
                       "empty line for an empty prediction",
                       job.eval.predictions, count, run.answers.size(), gold.size()));
     }
+    plan.push_back({{"name", run.name}, {"adapter", nullptr}});
+  }
+  if (job.common.dry_run) return print_eval_plan(job, runs[0].answers.size(), plan);
+  const auto start = std::chrono::steady_clock::now();
+  EvalResults results;
+  for (const auto& run : runs) {
     Progress progress("queries", static_cast<int64_t>(run.answers.size()));
     const auto on_done = [&](size_t done) { progress.update(static_cast<int64_t>(done)); };
-    results.runs.push_back({run.name, "", {scorer.score(gold, run.answers, job.eval.extract, on_done)}});
+    results.runs.push_back({run.name, "", {scorer.score(gold_of(run), run.answers, job.eval.extract, on_done)}});
   }
   results.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return finish_eval(job, results);

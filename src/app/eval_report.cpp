@@ -1,6 +1,7 @@
 // What every evaluation ends with: files, the table, the check of required scores.
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 
 #include "qlora/app/eval_predictions.h"
 #include "qlora/core/atomic_file.h"
@@ -8,6 +9,7 @@
 #include "qlora/core/log.h"
 #include "qlora/eval/paired.h"
 #include "qlora/eval/report_json.h"
+#include "qlora/eval/task_scores.h"
 #include "qlora/eval/terminal_table.h"
 #include "qlora/report/eval_page.h"
 
@@ -29,6 +31,7 @@ std::vector<FlippedAnswer> flipped_answers(const EvalResults& results) {
     for (const auto& task : run.tasks) {
       const TaskResult* of_base = base == nullptr || base == &run ? nullptr : find_task(*base, task.task);
       if (of_base == nullptr || task.scores.empty() || of_base->scores != task.scores) continue;
+      if (lower_is_better(task.scores[main_score(task)])) continue;  // no answers, and every row changes
       for (const auto& flip : flipped_rows(*of_base, task, main_score(task))) {
         const EvalRow& before = of_base->rows[flip.row];
         const EvalRow& after = task.rows[flip.row];
@@ -59,8 +62,9 @@ void warn_about_gold(const EvalResults& results) {
   }
 }
 
-void write_reports(const EvalJob& job, const EvalResults& results, const Json& report) {
-  const std::filesystem::path folder = job.common.output_dir;
+void write_reports(const std::filesystem::path& output, const EvalResults& results, const Json& report) {
+  AtomicFolder staged(output / "report");
+  const std::filesystem::path& folder = staged.temporary();
   write_predictions(results, folder / "predictions.jsonl");
   write_file_atomically(folder / "report.json", report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
   std::string score = "score";
@@ -70,21 +74,42 @@ void write_reports(const EvalJob& job, const EvalResults& results, const Json& r
     }
   }
   write_file_atomically(folder / "report.html", eval_page(report, flipped_answers(results), score));
+  staged.move_out("report.json");
+}
+
+void write_files(const EvalJob& job, const EvalResults& results, const Json& report) {
+  std::optional<AtomicFile> rows;
+  if (!job.eval.per_row.empty()) rows.emplace(job.eval.per_row).write(per_row_text(results, job.eval.per_row));
+  if (!job.common.output_dir.empty()) write_reports(job.common.output_dir, results, report);
+  if (rows) rows->commit();
+}
+
+std::string line_of(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+void print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
 }
 
 }  // namespace
+
+int print_eval_plan(const EvalJob& job, size_t rows, const Json& runs) {
+  std::vector<std::string> names;
+  for (const auto& run : runs) names.push_back(run["name"].get<std::string>());
+  print(job.common.json ? line_of({{"rows", rows}, {"runs", runs}, {"tasks", job.eval.tasks}})
+                        : fmt::format("{} rows; tasks: {}; runs: {}\n", rows, fmt::join(job.eval.tasks, ", "),
+                                      fmt::join(names, ", ")));
+  return static_cast<int>(ExitCode::kOk);
+}
 
 int finish_eval(const EvalJob& job, const EvalResults& results) {
   const Json report = report_json(results, static_cast<uint64_t>(job.common.seed));
   const auto missed = missed_scores(results, job.eval.require);
   warn_about_gold(results);
-  if (!job.common.output_dir.empty()) write_reports(job, results, report);
-  const bool tsv = !job.eval.per_row.empty() && !job.eval.per_row.ends_with(".jsonl");  // .jsonl is perplexity's
-  if (tsv) write_per_row_tsv(results, job.eval.per_row);
-  const std::string text = job.common.json ? report.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"
-                                           : terminal_report(report, terminal_width(), stdout_takes_colour());
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  write_files(job, results, report);
+  print(job.common.json ? line_of(report) : terminal_report(report, terminal_width(), stdout_takes_colour()));
   for (const auto& score : missed) log_error("{}", score);
   return static_cast<int>(missed.empty() ? ExitCode::kOk : ExitCode::kScoreMissed);
 }

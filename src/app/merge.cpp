@@ -44,6 +44,8 @@ at::ScalarType output_dtype(MergeDtype dtype, at::ScalarType base) {
   }
 }
 
+constexpr const char* kRecord = "merge.json";
+
 fs::path whole_model_folder(const ModelOptions& options) {
   const fs::path folder = model_folder_of(options);
   fetch_weights(options, folder);
@@ -66,11 +68,8 @@ class MergeRun {
   }
 
   int run() {
-    if (job_.common.dry_run) {
-      log_info("{} tensors, {} adapted linears; nothing was written", folder_.names().size(),
-               sources_.front().adapter.matrices.size());
-      return 0;
-    }
+    if (job_.common.dry_run) return print_plan();
+    check_output(job_.common.output_dir);
     AtomicFolder output(job_.common.output_dir);
     write_weights(output.temporary());
     write_config(output.temporary());
@@ -83,7 +82,7 @@ class MergeRun {
       write_file_atomically(output.temporary() / "generation_config.json",
                             MappedFile(folder_.path() / "generation_config.json").text());
     }
-    write_file_atomically(output.temporary() / "merge.json", record_.dump(2) + "\n");
+    write_file_atomically(output.temporary() / kRecord, record_.dump(2) + "\n");
     output.commit();
     return print();
   }
@@ -97,6 +96,38 @@ class MergeRun {
       check_lora_adapter(source.adapter, shapes, "lm_head");
       warn_of_another_base(source.adapter, source.folder.string(), folder_);
     }
+  }
+
+  // What stands at output_dir is replaced as a whole: only an earlier merge, that nothing is read from now, may go.
+  void check_output(const fs::path& output) const {
+    require_folder(output);
+    if (!fs::exists(output) || fs::is_empty(output)) return;
+    const auto is_output = [&](const fs::path& source) { return fs::exists(source) && fs::equivalent(source, output); };
+    const bool is_source =
+        is_output(folder_.path()) ||
+        std::any_of(sources_.begin(), sources_.end(), [&](const Source& s) { return is_output(s.folder); });
+    if (is_source)
+      throw UsageError(fmt::format("output_dir: {} is what is merged; name another folder", output.string()));
+    if (!fs::exists(output / kRecord)) {
+      throw UsageError(fmt::format("output_dir: {} holds files and is no earlier merge; name an empty or new folder",
+                                   output.string()));
+    }
+  }
+
+  int print_plan() const {
+    const std::size_t linears = sources_.front().adapter.matrices.size();
+    if (job_.common.json) {
+      std::printf("%s\n", Json{{"tensors", folder_.names().size()},
+                               {"adapted_linears", linears},
+                               {"adapters", sources_.size()},
+                               {"merge_into", dequantized() ? "dequantized" : "original"}}
+                              .dump()
+                              .c_str());
+    } else {
+      std::printf("%zu tensors, %zu adapted linears of %zu adapters; nothing was written\n", folder_.names().size(),
+                  linears, sources_.size());
+    }
+    return 0;
   }
 
   bool dequantized() const { return job_.merge.merge_into == MergeBase::kDequantized; }

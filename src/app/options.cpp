@@ -28,7 +28,7 @@ void needs_model(Schema<Job>& schema) {
 template <class Job>
 void needs_output(Schema<Job>& schema) {
   schema.rule("output_dir", [](const Job& job) {
-    return unless(!job.common.output_dir.empty(), "missing: name the folder to write to");
+    return unless(!job.common.output_dir.empty() || job.common.dry_run, "missing: name the folder to write to");
   });
 }
 
@@ -112,7 +112,8 @@ void declare(Schema<PrepareJob>& schema) {
   schema.rule("dataset",
               [](const J& job) { return unless(!job.data.dataset.empty(), "missing: name a file or folder of rows"); });
   schema.rule("output_dir", [](const J& job) {
-    return unless(job.preview || !job.common.output_dir.empty(), "missing: name the folder to write to");
+    return unless(job.preview || job.common.dry_run || !job.common.output_dir.empty(),
+                  "missing: name the folder to write to");
   });
 }
 

@@ -30,27 +30,18 @@ bool holds_other_files(const fs::path& folder) {
   return false;
 }
 
-void write_folder(const PreparedData& data, const fs::path& path) {
-  AtomicFolder folder(path);
-  write_file(folder.temporary() / "report.html", prepare_report(data));
-  write_prepared(data, folder.temporary());
-  folder.commit();
-}
-
 // The folder is replaced as a whole. One that is shared with other results gets its files one by one, the manifest
 // last: a set and a manifest of different runs are found out when they are opened.
 void publish(const PreparedData& data, const fs::path& output_dir) {
-  if (!holds_other_files(output_dir)) return write_folder(data, output_dir);
-  const fs::path staged = output_dir / "prepared-new";
-  write_folder(data, staged);
+  const bool shared = holds_other_files(output_dir);
+  AtomicFolder folder(shared ? output_dir / "prepared" : output_dir);
+  write_file(folder.temporary() / "report.html", prepare_report(data));
+  write_prepared(data, folder.temporary());
+  if (!shared) return folder.commit();
   for (const char* name : kFiles) {
-    if (fs::exists(staged / name)) {
-      fs::rename(staged / name, output_dir / name);
-    } else {
-      fs::remove(output_dir / name);
-    }
+    if (!fs::exists(folder.temporary() / name)) fs::remove(output_dir / name);
   }
-  fs::remove(staged);
+  folder.move_out("manifest.json");
 }
 
 void print_result(const PreparedData& data, const CommonOptions& common, bool written) {
@@ -81,6 +72,7 @@ int run_prepare(const PrepareJob& job) {
   if (!job.preview && !job.common.dry_run && job.common.output_dir.empty()) {
     throw UsageError("output_dir: name the folder that the prepared set goes to (or ask for --preview or --dry-run)");
   }
+  require_folder(job.common.output_dir);
   const auto seed = static_cast<std::uint64_t>(job.common.seed);
   const fs::path model = model_folder_of(job.model);
   DataOptions options = job.data;

@@ -69,22 +69,14 @@ constexpr const char* kResults = "train_results.json";
       place.string(), fmt::join(changed, ", ")));
 }
 
-// Moves what `staged` holds into `output`, the mark of a finished run last. Weights of an earlier model go first: a
-// model in one file would hide one in shards.
-void publish(const fs::path& staged, const fs::path& output) {
-  const auto each = [](const fs::path& folder, const auto& action) {
-    const std::vector<fs::directory_entry> entries(fs::directory_iterator(folder), fs::directory_iterator{});
-    for (const fs::directory_entry& entry : entries) action(entry.path().filename());
-  };
-  each(output, [&](const fs::path& name) {
+// Weights of an earlier model go before those in `staged` come: a model in one file would hide one in shards.
+void remove_other_weights(const fs::path& output, const fs::path& staged) {
+  const std::vector<fs::directory_entry> entries(fs::directory_iterator(output), fs::directory_iterator{});
+  for (const fs::directory_entry& entry : entries) {
+    const fs::path name = entry.path().filename();
     const bool weights = name.string().starts_with("model") && name.string().find(".safetensors") != std::string::npos;
     if (weights && !fs::exists(staged / name)) fs::remove(output / name);
-  });
-  each(staged, [&](const fs::path& name) {
-    if (name != kResults) fs::rename(staged / name, output / name);
-  });
-  fs::rename(staged / kResults, output / kResults);
-  fs::remove(staged);
+  }
 }
 
 class TrainRun {
@@ -99,6 +91,7 @@ class TrainRun {
         identity_(identity_of(job, data_.fingerprint, base_.folder().weights_identity())) {}
 
   int run() {
+    require_folder(output_);
     if (auto finished = finished_result()) return print(*finished);
     const auto checkpoint = checkpoint_to_resume();
     build_decoder();
@@ -112,21 +105,30 @@ class TrainRun {
   }
 
  private:
-  // Only from here on anything is written. What an abandoned run left beyond the step that is gone on from goes.
-  void begin(std::int64_t steps_done) const {
+  // Only from here on anything is written.
+  void begin(std::int64_t steps_done) {
     fs::create_directories(output_);
     remove_leftovers(output_);
-    fs::remove(output_ / kResults);
     for (const auto& [step, folder] : list_checkpoints(output_)) {
-      if (step > steps_done) fs::remove_all(folder);
+      if (step > steps_done) superseded_.push_back(folder);
+    }
+    if (!fs::exists(output_ / "config.yaml")) write_file_atomically(output_ / "config.yaml", to_yaml(job_));
+  }
+
+  // Once this run has something of its own on the disk, what an earlier one left beyond the step that was gone on from
+  // goes. Until then a full disk leaves it whole.
+  void supersede(std::int64_t step) {
+    if (std::exchange(has_superseded_, true)) return;
+    fs::remove(output_ / kResults);
+    for (const fs::path& folder : superseded_) {
+      if (folder.filename() != fmt::format("checkpoint-{}", step)) fs::remove_all(folder);
     }
     write_file_atomically(output_ / "config.yaml", to_yaml(job_));
   }
 
   // Everything is written aside first, so that a full disk leaves what was there.
   void finish(const Trainer& trainer, const TrainingResult& result, const Json& record) {
-    const fs::path staged = output_ / "tmp-final";
-    AtomicFolder folder(staged);
+    AtomicFolder folder(output_ / "final");
     save_model(folder.temporary());
     write_file_atomically(folder.temporary() / "trainer_state.json", trainer.trainer_state().text());
     write_card(folder.temporary(), result);
@@ -134,8 +136,9 @@ class TrainRun {
                           train_report(card_name(), facts(result), read_metrics(output_ / "metrics.jsonl")));
     write_file_atomically(folder.temporary() / kResults,
                           Json{{"result", record}, {"identity", identity_}}.dump(2) + "\n");
-    folder.commit();
-    publish(staged, output_);
+    supersede(result.steps);
+    remove_other_weights(output_, folder.temporary());
+    folder.move_out(kResults);
   }
 
   std::optional<Json> finished_result() const {
@@ -199,6 +202,7 @@ class TrainRun {
     settings.output = output_;
     settings.identity = identity_;
     settings.save_model = [this](const fs::path& folder) { save_model(folder); };
+    settings.on_saved = [this](std::int64_t step) { supersede(step); };
     return settings;
   }
 
@@ -277,6 +281,8 @@ class TrainRun {
   Json identity_;
   LoraConfig lora_;
   std::unique_ptr<Decoder> decoder_;
+  std::vector<fs::path> superseded_;  // checkpoints of an earlier run, which the first save of this one removes
+  bool has_superseded_ = false;
 };
 
 int show_plan(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data) {

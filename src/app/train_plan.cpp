@@ -46,12 +46,6 @@ void check_targets(const TrainJob& job, const LoraConfig& adapter, const ModelCo
   }
 }
 
-ModelConfig read_model_config(const fs::path& model) {
-  const fs::path path = model / "config.json";
-  if (!fs::exists(path)) throw DataError(fmt::format("{}: is missing", path.string()));
-  return parse_model_config(read_json(path), path.string());
-}
-
 struct WeightBytes {
   std::int64_t count = 0, stored = 0, dequantized = 0;
 };

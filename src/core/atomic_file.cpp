@@ -10,6 +10,7 @@
 #include <random>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <spdlog/fmt/fmt.h>
 
@@ -27,10 +28,19 @@ namespace fs = std::filesystem;
       fmt::format("{}: cannot {} ({} bytes): {}{}", path.string(), action, bytes, std::strerror(error), hint));
 }
 
-// Makes names that no other process or thread has.
+// Makes names that no other process or thread has, and that nobody else gives.
+constexpr std::string_view kNonce = "qlora-";
+
 std::string nonce() {
   static std::atomic<std::uint64_t> counter{std::random_device{}()};
-  return fmt::format("{:x}-{:x}", getpid(), counter++);
+  return fmt::format("{}{:x}-{:x}", kNonce, getpid(), counter++);
+}
+
+bool is_temporary(std::string_view name) {
+  constexpr std::string_view kDigits = "0123456789abcdef-";
+  const std::size_t at = name.rfind(kNonce);
+  return name.starts_with("tmp-") && at != std::string_view::npos && at + kNonce.size() < name.size() &&
+         name.find_first_not_of(kDigits, at + kNonce.size()) == std::string_view::npos;
 }
 
 void make_parents(const fs::path& path) {
@@ -137,26 +147,54 @@ AtomicFolder::~AtomicFolder() {
 
 void AtomicFolder::commit() {
   sync_tree(temporary_);
-  const fs::path aside = folder_of(path_) / fmt::format("tmp-old-{}", nonce());
   const bool replaces = fs::exists(fs::symlink_status(path_));
-  if (replaces) rename_path(path_, aside);
-  try {
-    rename_path(temporary_, path_);
-  } catch (const Error&) {
-    if (replaces) rename_path(aside, path_);
-    throw;
+  fs::path old = temporary_;
+  // In one step, where the file system can: a kill leaves the old folder or the new one in its place.
+  const bool exchanged =
+      replaces && renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) == 0;
+  if (!exchanged) {
+    old = folder_of(path_) / fmt::format("tmp-old-{}", nonce());
+    if (replaces) rename_path(path_, old);
+    try {
+      rename_path(temporary_, path_);
+    } catch (const Error&) {
+      if (replaces) rename_path(old, path_);
+      throw;
+    }
   }
   committed_ = true;
   sync_folder(folder_of(path_));
   std::error_code error;
-  if (replaces) fs::remove_all(aside, error);
-  if (error) log_warning("{}: cannot be removed: {}", aside.string(), error.message());
+  if (replaces) fs::remove_all(old, error);
+  if (error) log_warning("{}: cannot be removed: {}", old.string(), error.message());
+}
+
+void AtomicFolder::move_out(const std::string& last) {
+  sync_tree(temporary_);
+  const fs::path folder = folder_of(path_);
+  const std::vector<fs::directory_entry> entries(fs::directory_iterator(temporary_), fs::directory_iterator{});
+  for (const fs::directory_entry& entry : entries) {
+    const fs::path name = entry.path().filename();
+    if (name != last) rename_path(entry.path(), folder / name);
+  }
+  rename_path(temporary_ / last, folder / last);
+  sync_folder(folder);
+}
+
+void require_folder(const fs::path& path) {
+  for (fs::path part = path; !part.empty(); part = part.parent_path()) {
+    std::error_code ignored;
+    if (fs::exists(part, ignored) && !fs::is_directory(part, ignored)) {
+      throw UsageError(fmt::format("output_dir: {} is a file, no folder", part.string()));
+    }
+    if (part == part.parent_path()) return;
+  }
 }
 
 void remove_leftovers(const fs::path& folder) {
   std::error_code ignored;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
-    if (entry.path().filename().string().starts_with("tmp-")) fs::remove_all(entry.path(), ignored);
+    if (is_temporary(entry.path().filename().string())) fs::remove_all(entry.path(), ignored);
   }
 }
 

@@ -94,19 +94,19 @@ std::int64_t RowCounts::percentile(double share) const {
 }
 
 EncodedSet encode_rows(const Dataset& dataset, const RowEncoder& encoder, const ModelLimits& limits,
-                       const Json& metadata) {
+                       const Json& metadata, RowRange range) {
   constexpr std::int64_t kRowsAtOnce = 16;
-  std::vector<EncodedExample> examples(dataset.size());
-  parallel_for(static_cast<std::int64_t>(dataset.size()), kRowsAtOnce, [&](std::int64_t begin, std::int64_t end) {
+  std::vector<EncodedExample> examples(std::min(range.end, dataset.size()) - range.begin);
+  parallel_for(static_cast<std::int64_t>(examples.size()), kRowsAtOnce, [&](std::int64_t begin, std::int64_t end) {
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-      examples[i] = encode_example(dataset, i, encoder, limits);
+      examples[i] = encode_example(dataset, range.begin + i, encoder, limits);
     }
   });
   EncodedSet set;
   std::vector<EncodedRow> rows;
   std::vector<Json> ids;
   for (std::size_t i = 0; i < examples.size(); ++i) {
-    if (!keep_row(examples[i], dataset.place(i), encoder, limits, set.counts)) continue;
+    if (!keep_row(examples[i], dataset.place(range.begin + i), encoder, limits, set.counts)) continue;
     rows.push_back(std::move(examples[i].row));
     ids.push_back(std::move(examples[i].id));
   }

@@ -73,10 +73,17 @@ const RowFormat& guess_row_format(const Json& row) {
     if (format->matches(row)) return *format;
   }
   std::string message = "the format cannot be told from the columns of the row (";
-  for (const auto& [key, value] : row.items()) message += key + " ";
-  if (message.back() == ' ') message.pop_back();
-  message += "); the formats want";
-  for (const RowFormat* format : kFormats) message += fmt::format("\n  {}: {}", format->name, format->columns);
+  const char* comma = "";
+  for (const auto& [key, value] : row.items()) {
+    message += fmt::format("{}{}: {}", comma, key, value.type_name());
+    comma = ", ";
+  }
+  message += ")";
+  comma = "; known are ";
+  for (const RowFormat* format : kFormats) {
+    message += fmt::format("{}{} ({})", comma, format->name, format->columns);
+    comma = ", ";
+  }
   throw DataError(message);
 }
 

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include <spdlog/fmt/fmt.h>
 
 #include "qlora/core/error.h"
 #include "qlora/data/random.h"
+#include "qlora/eval/task_scores.h"
 
 namespace qlora {
 namespace {
@@ -54,7 +56,8 @@ std::array<double, 2> bootstrap_interval(std::span<const double> differences, ui
   return {quantile(means, 0.025), quantile(means, 0.975)};
 }
 
-PairedScore compare_paired(std::span<const double> base, std::span<const double> tuned, uint64_t seed) {
+PairedScore compare_paired(std::span<const double> base, std::span<const double> tuned, uint64_t seed,
+                           bool lower_wins) {
   if (base.size() != tuned.size()) {
     throw DataError(
         fmt::format("cannot pair {} rows with {}: score the same rows with both", base.size(), tuned.size()));
@@ -67,6 +70,7 @@ PairedScore compare_paired(std::span<const double> base, std::span<const double>
     differences[i] = tuned[i] - base[i];
     ++(differences[i] > 0 ? paired.wins : differences[i] < 0 ? paired.losses : paired.ties);
   }
+  if (lower_wins) std::swap(paired.wins, paired.losses);
   paired.p_value = mcnemar_p_value(paired.wins, paired.losses);
   paired.interval = bootstrap_interval(differences, seed);
   return paired;
@@ -76,7 +80,7 @@ std::vector<FlippedRow> flipped_rows(const TaskResult& base, const TaskResult& t
   std::vector<FlippedRow> flipped;
   for (size_t i = 0; i < std::min(base.rows.size(), tuned.rows.size()); ++i) {
     const double change = tuned.rows[i].scores.at(score) - base.rows[i].scores.at(score);
-    if (change != 0) flipped.push_back({i, change > 0});
+    if (change != 0) flipped.push_back({i, (change > 0) != lower_is_better(tuned.scores[score])});
   }
   return flipped;
 }

@@ -8,6 +8,7 @@
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/eval/paired.h"
+#include "qlora/eval/task_scores.h"
 
 namespace qlora {
 namespace {
@@ -65,7 +66,8 @@ std::vector<double> scores_of(const TaskResult& task, size_t score, const std::s
 
 Json paired_json(const TaskResult& base, const TaskResult& tuned, size_t score, const std::string& group,
                  uint64_t seed) {
-  const PairedScore paired = compare_paired(scores_of(base, score, group), scores_of(tuned, score, group), seed);
+  const PairedScore paired = compare_paired(scores_of(base, score, group), scores_of(tuned, score, group), seed,
+                                            lower_is_better(tuned.scores[score]));
   return {{"base", paired.base}, {"tuned", paired.tuned},     {"wins", paired.wins},        {"losses", paired.losses},
           {"ties", paired.ties}, {"p_value", paired.p_value}, {"interval", paired.interval}};
 }
@@ -86,18 +88,35 @@ std::string dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+// Lines of one run; `end` closes each.
+std::string spider_lines(const TaskResult& task, const std::string& end) {
+  std::string text;
+  for (size_t i = 0; i < task.rows.size(); ++i) {
+    text += fmt::format("{}\t{}", i, task.rows[i].group);
+    for (const char* name : {"parsed", "exact", "execution"}) {
+      const auto score = std::find(task.scores.begin(), task.scores.end(), name) - task.scores.begin();
+      text += task.rows[i].scores.at(static_cast<size_t>(score)) > 0 ? "\t1" : "\t0";
+    }
+    text += end;
+  }
+  return text;
+}
+
+std::string perplexity_lines(const TaskResult& task, const std::optional<std::string>& run) {
+  std::string text;
+  for (const auto& row : task.rows) {
+    Json line = {{"id", row.id}, {"nll", row.nll}, {"tokens", row.tokens}};
+    if (run) line["run"] = *run;
+    text += dump(line) + "\n";
+  }
+  return text;
+}
+
 double required_value(const EvalRun& run, const RequiredScore& required) {
   const TaskResult* task = find_task(run, required.task);
-  if (task == nullptr) {
-    throw UsageError(fmt::format("require: task '{}' was not scored; name it in `tasks`", required.task));
-  }
-  if (const auto found = task->overall.find(required.score); found != task->overall.end()) return found->second;
-  const auto found = std::find(task->scores.begin(), task->scores.end(), required.score);
-  if (found == task->scores.end()) {
-    throw UsageError(fmt::format("require: task '{}' has no score '{}'; it has: {}", required.task, required.score,
-                                 fmt::join(task->scores, ", ")));
-  }
-  return mean_score(*task, static_cast<size_t>(found - task->scores.begin())).value_or(0.0);
+  if (task == nullptr) throw UsageError(fmt::format("require: the task '{}' was not scored", required.task));
+  const auto score = std::find(task->scores.begin(), task->scores.end(), required.score) - task->scores.begin();
+  return mean_score(*task, static_cast<size_t>(score)).value_or(0.0);
 }
 
 }  // namespace
@@ -172,23 +191,18 @@ void write_predictions(const EvalResults& results, const std::filesystem::path& 
   file.commit();
 }
 
-void write_per_row_tsv(const EvalResults& results, const std::filesystem::path& path) {
-  const TaskResult* task = nullptr;
+std::string per_row_text(const EvalResults& results, const std::string& path) {
+  const std::string name = per_row_task(path);
+  const bool several = results.runs.size() > 1;
+  std::string text;
+  if (name == "spider") text = fmt::format("index\thardness\tparsed\texact\texecution{}\n", several ? "\trun" : "");
   for (const auto& run : results.runs) {
-    if (task == nullptr) task = find_task(run, "spider");
+    const TaskResult* task = find_task(run, name);
+    if (task == nullptr) continue;
+    text += name == "spider" ? spider_lines(*task, several ? "\t" + run.name + "\n" : "\n")
+                             : perplexity_lines(*task, several ? std::optional(run.name) : std::nullopt);
   }
-  if (task == nullptr) throw UsageError("per_row: a .tsv is of the task spider, which was not scored");
-  const auto column = [&](const char* name) {
-    return static_cast<size_t>(std::find(task->scores.begin(), task->scores.end(), name) - task->scores.begin());
-  };
-  const std::array columns{column("parsed"), column("exact"), column("execution")};
-  std::string text = "index\thardness\tparsed\texact\texecution\n";
-  for (size_t i = 0; i < task->rows.size(); ++i) {
-    text += fmt::format("{}\t{}", i, task->rows[i].group);
-    for (size_t c : columns) text += task->rows[i].scores.at(c) > 0 ? "\t1" : "\t0";
-    text += '\n';
-  }
-  write_file_atomically(path, text);
+  return text;
 }
 
 std::vector<std::string> missed_scores(const EvalResults& results, const std::vector<RequiredScore>& required) {

@@ -9,6 +9,8 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "qlora/eval/task_scores.h"
+
 namespace qlora {
 namespace {
 
@@ -27,22 +29,28 @@ size_t columns_of(std::string_view text) {
   return count;
 }
 
-std::string percent(const Json& value) {
-  return value.is_number() ? fmt::format("{:.2f} %", 100.0 * value.get<double>()) : "-";
+std::string number(const std::string& score, const Json& value) {
+  if (!value.is_number()) return "-";
+  const auto x = value.get<double>();
+  return lower_is_better(score) ? fmt::format("{:.4g}", x) : fmt::format("{:.2f} %", 100.0 * x);
+}
+
+// With its sign; of shares in percentage points.
+std::string change(const std::string& score, double difference) {
+  return lower_is_better(score) ? fmt::format("{:+.4g}", difference) : fmt::format("{:+.2f}", 100.0 * difference);
 }
 
 std::string painted(const std::string& text, const char* code, bool colour) {
   return colour ? fmt::format("\x1b[{}m{}\x1b[0m", code, text) : text;
 }
 
-std::string difference(const Json& paired, bool colour) {
-  const double d = 100.0 * (paired["tuned"].get<double>() - paired["base"].get<double>());
-  return painted(fmt::format("{:+.2f}", d), d > 0 ? "32" : d < 0 ? "31" : "0", colour && d != 0);
+std::string painted_change(const std::string& score, double difference, bool colour) {
+  const bool better = (difference > 0) != lower_is_better(score);
+  return painted(change(score, difference), better ? "32" : "31", colour && difference != 0);
 }
 
-std::string interval(const Json& paired) {
-  return fmt::format("[{:+.2f}, {:+.2f}]", 100.0 * paired["interval"][0].get<double>(),
-                     100.0 * paired["interval"][1].get<double>());
+std::string interval(const std::string& score, const Json& bounds) {
+  return fmt::format("[{}, {}]", change(score, bounds[0].get<double>()), change(score, bounds[1].get<double>()));
 }
 
 std::string p_text(double p) {
@@ -54,12 +62,26 @@ Rows paired_rows(const std::string& run, const Json& paired, const Json& other, 
   Rows rows = {{"score", "base", run, "difference", "wins", "losses", "p", "95 % interval"}};
   if (!other.is_null()) rows[0].insert(rows[0].begin() + 3, other.begin().key());
   for (const auto& [score, p] : paired.items()) {
-    rows.push_back({score, percent(p["base"]), percent(p["tuned"]), difference(p, colour),
-                    fmt::format("{}", p["wins"].get<size_t>()), fmt::format("{}", p["losses"].get<size_t>()),
-                    p_text(p["p_value"].get<double>()), interval(p)});
-    if (!other.is_null()) rows.back().insert(rows.back().begin() + 3, percent(other.front().value(score, Json())));
+    const double difference = p["tuned"].get<double>() - p["base"].get<double>();
+    rows.push_back({score, number(score, p["base"]), number(score, p["tuned"]),
+                    painted_change(score, difference, colour), fmt::format("{}", p["wins"].get<size_t>()),
+                    fmt::format("{}", p["losses"].get<size_t>()), p_text(p["p_value"].get<double>()),
+                    interval(score, p["interval"])});
+    if (!other.is_null())
+      rows.back().insert(rows.back().begin() + 3, number(score, other.front().value(score, Json())));
   }
   return rows;
+}
+
+// The scores that are no means of rows: there is nothing to count or to draw again.
+void add_overall(Rows& rows, const Json& base, const Json& tuned, bool colour) {
+  for (const auto& [score, value] : tuned["overall"].items()) {
+    const auto shown = [&name = score](const auto& row) { return row[0] == name; };
+    if (std::any_of(rows.begin(), rows.end(), shown) || !base["overall"].contains(score)) continue;
+    const Json& before = base["overall"][score];
+    rows.push_back({score, number(score, before), number(score, value),
+                    painted_change(score, value.get<double>() - before.get<double>(), colour)});
+  }
 }
 
 // {"extracted": {...}} or {"raw": {...}}, or null.
@@ -74,8 +96,8 @@ Rows single_rows(const std::string& run, const Json& task, const Json& other) {
   Rows rows = {{"score", run}};
   if (!other.is_null()) rows[0].push_back(other.begin().key());
   for (const auto& [score, value] : task["overall"].items()) {
-    rows.push_back({score, percent(value)});
-    if (!other.is_null()) rows.back().push_back(percent(other.front().value(score, Json())));
+    rows.push_back({score, number(score, value)});
+    if (!other.is_null()) rows.back().push_back(number(score, other.front().value(score, Json())));
   }
   return rows;
 }
@@ -87,7 +109,8 @@ Rows group_rows(const std::string& run, const Json& task) {
   }
   for (const auto& [score, value] : task["overall"].items()) {
     rows.push_back({score});
-    for (const auto& [group, means] : task["by"].items()) rows.back().push_back(percent(means.value(score, Json())));
+    for (const auto& [group, means] : task["by"].items())
+      rows.back().push_back(number(score, means.value(score, Json())));
   }
   return rows;
 }
@@ -121,9 +144,15 @@ std::string terminal_report(const Json& report, size_t width, bool colour) {
   std::string out;
   for (const auto& [name, run] : report["runs"].items()) {
     for (const auto& [task_name, task] : run["tasks"].items()) {
+      if (score_names(task_name).empty()) {  // answers alone
+        const std::string head = fmt::format("{}: {}, {} rows generated", name, task_name, task["n"].get<size_t>());
+        out += (out.empty() ? "" : "\n") + painted(head, "1", colour) + "\n";
+        continue;
+      }
       const Json pairs = report["paired"].value(name, Json::object()).value(task_name, Json());
       const Json other = other_reading(task);
-      const Rows rows = pairs.is_null() ? single_rows(name, task, other) : paired_rows(name, pairs, other, colour);
+      Rows rows = pairs.is_null() ? single_rows(name, task, other) : paired_rows(name, pairs, other, colour);
+      if (!pairs.is_null()) add_overall(rows, report["runs"]["base"]["tasks"][task_name], task, colour);
       const std::string head = fmt::format("{}: {}, {} rows", name, task_name, task["n"].get<size_t>());
       out += (out.empty() ? "" : "\n") + painted(head, "1", colour) + "\n" + text_table(rows, width);
       if (!task["by"].empty()) out += "\n" + text_table(group_rows(name, task), width);

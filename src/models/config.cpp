@@ -128,6 +128,11 @@ void parse_common(const ConfigFields& fields, ModelConfig& config) {
   config.hidden = fields.size("hidden_size");
   config.intermediate = fields.find<std::int64_t>("intermediate_size") ? fields.size("intermediate_size") : 0;
   config.layers = fields.size("num_hidden_layers");
+  constexpr std::int64_t kMostLayers = 10'000;  // a damaged number must not take all memory
+  if (config.layers > kMostLayers) {
+    throw DataError(
+        fmt::format("{}: 'num_hidden_layers' is {}: more than {}", fields.origin(), config.layers, kMostLayers));
+  }
   config.heads = fields.size("num_attention_heads");
   config.kv_heads = fields.size("num_key_value_heads", config.heads);
   const bool divides = config.hidden % config.heads == 0;

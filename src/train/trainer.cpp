@@ -407,6 +407,7 @@ void Trainer::save() {
     write_file_atomically(folder / "trainer_state.json", trainer_state().text());
   });
   last_saved_ = step_;
+  if (settings_.on_saved) settings_.on_saved(step_);
   if (!settings_.options.save_total_limit) return;
   std::optional<fs::path> best;
   if (best_score_ && settings_.options.load_best_model_at_end)

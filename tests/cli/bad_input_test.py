@@ -234,13 +234,64 @@ class BadInputTest(unittest.TestCase):
         self.merge(3, "model.layers.1.")
         self.eval(3, "model.layers.1.", adapter=self.adapter)
 
+    def output(self, command, code, out, *parts, **keys):
+        """Runs a command with this output folder, and checks the code and the one line of a refusal."""
+        flags = {"train": self.train_flags(self.model, out),
+                 "prepare": ["--model_name_or_path", self.model, "--dataset", self.rows, "--output_dir", out],
+                 "eval": ["--model_name_or_path", self.model, "--tasks", "perplexity", "--eval_dataset", self.rows,
+                          "--output_dir", out],
+                 "merge": ["--model_name_or_path", self.model, "--adapter", keys.get("adapter", self.adapter),
+                           "--output_dir", out]}[command]
+        result = tiny_model.run(command, *flags, "--quiet", "true")
+        self.assertEqual(result.returncode, code, result.stderr)
+        if code != 0:
+            self.assertEqual(len(result.stderr.splitlines()), 1, result.stderr)
+        for part in parts:
+            self.assertIn(str(part), result.stderr)
+
+    def test_an_output_folder_that_is_a_file(self):
+        file = self.root / "notes.txt"
+        file.write_text("mine")
+        for command in ("prepare", "train", "eval", "merge"):
+            self.output(command, 2, file, "is a file")
+        self.output("train", 2, file / "deeper", "is a file")
+        self.assertEqual(file.read_text(), "mine")
+
+    def test_merge_replaces_nothing_but_an_earlier_merge(self):
+        shared = self.root / "shared"
+        shared.mkdir()
+        (shared / "thesis.txt").write_text("mine")
+        self.output("merge", 2, shared, "no earlier merge")
+        self.output("merge", 2, self.model, "is what is merged")
+        adapter = shutil.copytree(self.adapter, self.root / "adapter")
+        self.output("merge", 2, adapter, "is what is merged", adapter=adapter)
+        self.assertEqual((shared / "thesis.txt").read_text(), "mine")
+        self.assertTrue((self.model / "config.json").exists() and (adapter / "adapter_config.json").exists())
+        merged = self.root / "merged"
+        for _ in range(2):
+            self.output("merge", 0, merged)
+        self.assertTrue((merged / "merge.json").exists())
+
+    def test_train_removes_temporary_files_of_its_own_alone(self):
+        out = self.root / "shared"
+        for name in ("tmp-mine", "tmp-1a2b-3c"):
+            (out / name).mkdir(parents=True)
+        (out / "tmp-qlora-1f-2a").mkdir()
+        self.output("train", 0, out)
+        self.assertTrue((out / "tmp-mine").exists() and (out / "tmp-1a2b-3c").exists())
+        self.assertFalse((out / "tmp-qlora-1f-2a").exists())
+
+    def test_a_damaged_number_of_layers(self):
+        self.edit_config(num_hidden_layers=10**9)
+        self.everywhere(3, "num_hidden_layers", 10**9)
+
     def test_merge_leaves_an_earlier_output_alone(self):
         kept = self.root / "kept"
-        kept.mkdir()
-        (kept / "note").write_text("mine")
+        self.output("merge", 0, kept)
+        before = {path.name: path.read_bytes() for path in kept.iterdir()}
         self.spoil_weights(value=float("nan"))
         self.merge(3, Q_PROJ, output_dir=kept)
-        self.assertEqual([p.name for p in kept.iterdir()], ["note"])
+        self.assertEqual({path.name: path.read_bytes() for path in kept.iterdir()}, before)
 
 
 if __name__ == "__main__":

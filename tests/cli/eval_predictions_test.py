@@ -58,7 +58,9 @@ def check_reports(zoo):
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [r["run"] for r in rows] == ["base"] * 3 + ["tuned"] * 3
     assert rows[5]["prediction"] == ANSWERS[2] and rows[5]["extracted"].startswith("SELECT name")
-    assert (zoo.folder / "rows.tsv").read_text().splitlines()[0] == "index\thardness\tparsed\texact\texecution"
+    lines = (zoo.folder / "rows.tsv").read_text().splitlines()
+    assert lines[0] == "index\thardness\tparsed\texact\texecution\trun", lines
+    assert [line.split("\t")[-1] for line in lines[1:]] == ["base"] * 3 + ["tuned"] * 3, lines
     html = (out / "report.html").read_text()
     assert "Won: 1" in html and "http" not in html
 
@@ -74,11 +76,22 @@ def check_plain_file(zoo):
     assert abs(task["overall"]["execution"] - 2 / 3) < 1e-9 and abs(task["raw"]["execution"] - 1 / 3) < 1e-9
 
 
+def check_plan(zoo):
+    flags = ("--dry_run", "true", "--limit", "2", "--quiet", "true")
+    plan = json.loads(zoo.eval("--json", *flags, predictions="runs.jsonl").stdout)
+    assert plan == {"rows": 2, "tasks": ["spider"],
+                    "runs": [{"name": name, "adapter": None} for name in ("base", "tuned")]}, plan
+    assert zoo.eval(*flags).stdout == "2 rows; tasks: spider; runs: predictions\n"
+
+
 def check_exit_codes(zoo):
     assert zoo.eval("--require", "spider.execution:0.3").returncode == 0
     missed = zoo.eval("--require", "spider.execution:0.6")
     assert missed.returncode == 7 and "spider.execution is 0.3333, required 0.6" in missed.stderr, missed
-    assert zoo.eval("--require", "spider.bleu:0.6").returncode == 2
+    unknown = zoo.eval("--require", "spider.bleu:0.6", predictions="absent.sql")
+    assert unknown.returncode == 2 and "token_match, syntax_valid" in unknown.stderr, unknown.stderr
+    rows = zoo.eval("--per_row", zoo.folder / "rows.jsonl", predictions="absent.sql")
+    assert rows.returncode == 2 and "perplexity" in rows.stderr, rows.stderr
     assert zoo.eval(predictions="absent.sql").returncode == 3
     zoo.write("short.sql", "SELECT 1\n")
     short = zoo.eval(predictions="short.sql")
@@ -96,7 +109,7 @@ def main():
     if not QLORA.exists():
         print(f"skipped: {QLORA} is not built")
         return 77
-    for check in (check_reports, check_plain_file, check_exit_codes):
+    for check in (check_reports, check_plain_file, check_plan, check_exit_codes):
         with tempfile.TemporaryDirectory() as folder:
             check(Zoo(folder))
     print("eval of prediction files: reports, plain files, exit codes as documented")

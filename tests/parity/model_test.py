@@ -8,8 +8,8 @@ import numpy
 import torch
 import transformers
 
-from models import (ARCHITECTURES, CONFIGS, TOKENIZER, Comparison, TEST_DATA, as_transformers_4, encoded_rows, load_model, logits_difference, logits_of,
-                    make_model, our_row_losses, probe, random_rows, reference_logits, row_losses, run_qlora, worst_relative,
+from models import (ARCHITECTURES, CONFIGS, SLOW, TOKENIZER, Comparison, TEST_DATA, as_transformers_4, encoded_rows,
+                    load_model, logits_difference, logits_of, make_model, our_row_losses, probe, random_rows, reference_logits, row_losses, run_qlora, worst_relative,
                     write_rows)
 
 LENGTHS = [1, 2, 3, 7, 16, 33, 64, 100, 17, 5]
@@ -51,7 +51,7 @@ def compare_architectures(compare, folder):
         compare_logits(compare, kind, model)
         compare_logits(compare, f"{kind}, config.json of transformers 4", as_transformers_4(model))
     for kind in ARCHITECTURES + ["phi3-window", "llama-yarn"]:
-        compare_greedy(compare, kind, folder / kind, random_rows(LENGTHS, seed=8), 48)
+        compare_greedy(compare, kind, folder / kind, random_rows(LENGTHS if SLOW else LENGTHS[1:5], seed=8), 64 if SLOW else 12)
 
 
 def compare_sizes(compare, folder):

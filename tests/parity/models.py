@@ -126,6 +126,8 @@ CONFIGS = {
                                             conv_bias=True, **{**SHAPE, "num_hidden_layers": 4}),
 }
 # Of each architecture beside qwen2 and llama one that is trained and generates.
+# scripts/test --slow: long runs of every architecture, too.
+SLOW = os.environ.get("QLORA_SLOW") == "1"
 ARCHITECTURES = ["qwen3", "mistral", "phi3", "granite", "smollm3", "gemma2", "gemma3_text", "lfm2"]
 
 

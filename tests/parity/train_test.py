@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 # First: it quietens the packages below.
-from models import (ARCHITECTURES, TEST_DATA, Comparison, encoded_rows, load_model, make_model, probe, relative, run_qlora,
+from models import (ARCHITECTURES, SLOW, TEST_DATA, Comparison, encoded_rows, load_model, make_model, probe, relative, run_qlora,
                     write_rows)
 
 import bitsandbytes
@@ -265,7 +265,7 @@ def compare_model(compare, kind, model, data, folder, thorough=True):
 def compare_architecture(compare, kind, model, data, folder):
     """Full and with adapters, checkpointing on; then what packs of rows and 4 bits could break."""
     rows = encoded_rows(model, data, 64)
-    steps, few = 20, 6
+    steps, few = (20, 6) if SLOW else (4, 2)
     adapter = initial_adapter(model, folder / f"{kind}-adapter", OTHER_TARGETS.get(kind, TARGETS))
     lora = {"method": "lora", "adapter_name_or_path": adapter}
     fresh = lambda: with_adapter(load_model(model), adapter)

@@ -1,7 +1,7 @@
 // What every unit test needs, parsed once.
 #pragma once
 
-#include "../../src/core/precompiled.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include "../../src/core/precompiled.h"

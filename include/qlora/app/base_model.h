@@ -70,6 +70,9 @@ const char* dtype_name(at::ScalarType dtype);
 // as HubRepository.
 std::filesystem::path model_folder_of(const ModelOptions& options);
 
+// The config.json of a model's folder, which needs no weights. Throws DataError where it is missing or not understood.
+ModelConfig read_model_config(const std::filesystem::path& model);
+
 // Downloads the weights of a model of the Hub into the folder that model_folder_of() gave; nothing to do for others.
 void fetch_weights(const ModelOptions& options, const std::filesystem::path& folder);
 

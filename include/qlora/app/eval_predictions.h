@@ -29,8 +29,13 @@ SandboxLimits sandbox_limits(const EvalOptions& options);
 // named `base`. Throws DataError where predictions and gold differ in number.
 int run_eval_predictions(const EvalJob& job);
 
-// Writes report.json, report.html and predictions.jsonl into output_dir (none where it is empty) and --per_row (.tsv),
-// prints the table, or with --json report.json's object, and says what of --require is missed: 7 then, else 0.
+// Prints what --dry_run found to stdout: {"rows", "runs": [{"name", "adapter", ...}], "tasks"} with --json, else in
+// words. `runs`: the entries of "runs". Returns 0.
+int print_eval_plan(const EvalJob& job, size_t rows, const Json& runs);
+
+// Writes report.json, report.html and predictions.jsonl into output_dir (none where it is empty) and --per_row, all of
+// them aside before the first is put in its place, so that a full disk leaves an earlier report whole. Then prints
+// the table, or with --json report.json's object, and says what of --require is missed: 7 then, else 0.
 int finish_eval(const EvalJob& job, const EvalResults& results);
 
 }  // namespace qlora

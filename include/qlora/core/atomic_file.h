@@ -35,8 +35,8 @@ class AtomicFile {
   std::uint64_t size_ = 0;
 };
 
-// A folder that is filled as `tmp-<nonce>` beside its place. commit() syncs every file and folder in it and renames it.
-// What stood at `path` before is moved aside first and removed after; it is put back where the rename fails.
+// A folder that is filled as `tmp-<nonce>` beside its place. commit() syncs every file and folder in it and exchanges
+// it with what stood at `path` before, which is then removed. Whoever calls it knows that what stands there may go.
 class AtomicFolder {
  public:
   explicit AtomicFolder(std::filesystem::path path);
@@ -48,6 +48,9 @@ class AtomicFolder {
   // Write into this one.
   const std::filesystem::path& temporary() const { return temporary_; }
   void commit();
+  // Instead of commit(), where the folder around `path` holds more than is ours: syncs what was written and moves it
+  // there entry by entry, `last` after all others, so that whoever finds `last` finds the rest.
+  void move_out(const std::string& last);
 
  private:
   std::filesystem::path path_;
@@ -55,7 +58,11 @@ class AtomicFolder {
   bool committed_ = false;
 };
 
-// Removes `tmp-*` folders that killed runs left in `folder`; what cannot be removed stays.
+// Throws UsageError where an output folder is, or would lie in, a file.
+void require_folder(const std::filesystem::path& path);
+
+// Removes the temporary files and folders that killed runs of this program left in `folder`; what cannot be removed
+// stays.
 void remove_leftovers(const std::filesystem::path& folder);
 
 }  // namespace qlora

@@ -42,16 +42,22 @@ struct RowCounts {
   std::int64_t percentile(double share) const;  // nearest rank; 0 without rows
 };
 
+// Rows [begin, end) of a data set, at most as many as it has.
+struct RowRange {
+  std::size_t begin = 0;
+  std::size_t end = SIZE_MAX;
+};
+
 struct EncodedSet {
   PreparedSet rows;
   RowCounts counts;
 };
 
-// Encodes all rows on all cores; the result does not depend on their number. Rows longer than limits.positions are
-// dropped or cut, as the encoder's options say. Throws DataError with the place of the first row that cannot be read,
-// rendered or encoded, or that holds a token outside the vocabulary. `metadata` goes into the set.
+// Encodes the rows of a range on all cores; the result does not depend on their number. Rows longer than
+// limits.positions are dropped or cut, as the encoder's options say. Throws DataError with the place of the first row
+// that cannot be read, rendered or encoded, or that holds a token outside the vocabulary. `metadata` goes into the set.
 EncodedSet encode_rows(const Dataset& dataset, const RowEncoder& encoder, const ModelLimits& limits,
-                       const Json& metadata = Json::object());
+                       const Json& metadata, RowRange range = {});
 
 // Rows of `eval` that equal a row of `train` token by token.
 std::int64_t count_leaked(const PreparedSet& train, const PreparedSet& eval);

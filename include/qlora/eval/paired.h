@@ -15,7 +15,7 @@ namespace qlora {
 struct PairedScore {
   double base = 0.0;  // means
   double tuned = 0.0;
-  size_t wins = 0;  // rows where the tuned run scores more
+  size_t wins = 0;  // rows where the tuned run scores better
   size_t losses = 0;
   size_t ties = 0;
   double p_value = 1.0;                      // exact McNemar
@@ -29,10 +29,11 @@ double mcnemar_p_value(size_t wins, size_t losses);
 // 2.5 % and 97.5 % quantiles of the mean of `differences` over resampled rows. The same for the same seed.
 std::array<double, 2> bootstrap_interval(std::span<const double> differences, uint64_t seed, size_t resamples = 2000);
 
-// Scores of the same rows, in the same order. Throws DataError for different lengths.
-PairedScore compare_paired(std::span<const double> base, std::span<const double> tuned, uint64_t seed);
+// Scores of the same rows, in the same order; `lower_wins`: less is better. Throws DataError for different lengths.
+PairedScore compare_paired(std::span<const double> base, std::span<const double> tuned, uint64_t seed,
+                           bool lower_wins = false);
 
-// A row whose score went up or down, by its place in both.
+// A row whose score became better or worse, by its place in both.
 struct FlippedRow {
   size_t row = 0;
   bool won = false;

@@ -15,7 +15,8 @@ namespace qlora {
 //   "by_database": {id: {"n", score: value}}, "raw" | "extracted": {score: value}, ...details}}}},
 //  "paired": {NAME: {task: {score: {"base", "tuned", "wins", "losses", "ties", "p_value", "interval": [low, high],
 //   "by": {group: the same}}}}},
-//  "seconds", "output_tokens_per_second"}. Scores are shares in [0, 1]. `paired` compares each run with `base`.
+//  "seconds", "output_tokens_per_second"}. Scores are shares in [0, 1], but for those of perplexity. `paired` compares
+// each run with `base`.
 // The bootstrap's numbers follow from `seed`. Throws DataError where runs to pair are of different rows.
 Json report_json(const EvalResults& results, uint64_t seed);
 
@@ -23,12 +24,14 @@ Json report_json(const EvalResults& results, uint64_t seed);
 // error where there is one. Written atomically. Text that is no UTF-8 has its broken bytes replaced.
 void write_predictions(const EvalResults& results, const std::filesystem::path& path);
 
-// index, hardness, parsed, exact, execution (0 or 1), with a header line, tabs between. Of the first run that has the
-// task `spider`; throws UsageError where none has.
-void write_per_row_tsv(const EvalResults& results, const std::filesystem::path& path);
+// A line a row and run, of the task that per_row_task names for `path`. spider: index, hardness, parsed, exact,
+// execution (0 or 1), with a header line, tabs between. perplexity: JSON lines {"id", "nll", "tokens"}, nll the sum
+// over so many labelled tokens. Where there are several runs, each line says its `run`, too: the last column, or a
+// further key.
+std::string per_row_text(const EvalResults& results, const std::string& path);
 
 // What of the required scores is missed, in words; empty where all are met. Every run but the base must meet them
-// (the base, where it is alone). Throws UsageError for a task or score that was not scored.
+// (the base, where it is alone). `required` has passed check_eval_options.
 std::vector<std::string> missed_scores(const EvalResults& results, const std::vector<RequiredScore>& required);
 
 }  // namespace qlora

@@ -1,6 +1,7 @@
 // What an evaluation found: a score a row, for each task of each run. All reports are made from this.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -22,6 +23,8 @@ struct EvalRow {
   std::string error;                 // why it scored nothing, in words
   std::vector<double> scores;        // in the order of TaskResult::scores
   std::vector<double> other_scores;  // with the other of raw and extracted answer; may be empty
+  double nll = 0.0;                  // perplexity: the sum over the labelled tokens
+  int64_t tokens = 0;                // of so many
 };
 
 struct TaskResult {

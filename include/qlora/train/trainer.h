@@ -30,6 +30,8 @@ struct TrainerSettings {
   Json identity;  // what a checkpoint must agree on, by name: the data's fingerprint, the resolved config
   // Writes the model (adapter, or all weights) and what goes with it into a folder.
   std::function<void(const std::filesystem::path&)> save_model;
+  // Called once a checkpoint of the step stands on the disk; may be empty.
+  std::function<void(std::int64_t step)> on_saved;
   // Further scores of an evaluation, by name ("eval_spider_execution"); may be empty.
   std::function<Json()> on_eval;
 };

@@ -130,11 +130,30 @@ TEST_F(AtomicFiles, AFolderTakesThePlaceOfAnOldOne) {
   EXPECT_THAT(names(), testing::ElementsAre("out"));
 }
 
+TEST_F(AtomicFiles, AFolderMovesOutAmongOthersFiles) {
+  write_file_atomically(root_ / "out/mine", "0");
+  write_file_atomically(root_ / "out/a", "1");
+  {
+    AtomicFolder folder(root_ / "out/new");
+    for (const char* name : {"a", "b", "last"}) write_file_atomically(folder.temporary() / name, "2");
+    EXPECT_EQ(content(root_ / "out/a"), "1");
+    folder.move_out("last");
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(root_ / "out"), {}), 4);
+  for (const char* name : {"a", "b", "last"}) EXPECT_EQ(content(root_ / "out" / name), "2") << name;
+  EXPECT_EQ(content(root_ / "out/mine"), "0");
+}
+
 TEST_F(AtomicFiles, LeftoversOfKilledRunsAreRemoved) {
-  fs::create_directories(root_ / "tmp-12-34/x");
-  write_file_atomically(root_ / "keep", "1");
+  std::string left;
+  {
+    const AtomicFolder folder(root_ / "out");
+    left = folder.temporary().filename().string();
+  }
+  fs::create_directories(root_ / left / "x");
+  for (const char* name : {"keep", "tmp-mine", "tmp-12-34", "tmp-qlora-mine"}) write_file_atomically(root_ / name, "1");
   remove_leftovers(root_);
-  EXPECT_THAT(names(), testing::ElementsAre("keep"));
+  EXPECT_THAT(names(), testing::UnorderedElementsAre("keep", "tmp-mine", "tmp-12-34", "tmp-qlora-mine"));
 }
 
 }  // namespace

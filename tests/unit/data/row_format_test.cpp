@@ -36,8 +36,8 @@ TEST(RowFormat, IsGuessedFromTheColumns) {
 })"),
             "spider");
   const auto error = error_of<DataError>([&] { name(R"({"prompt":"a","label":1})"); });
-  EXPECT_THAT(error, HasSubstr("(prompt label)"));
-  EXPECT_THAT(error, HasSubstr("alpaca: instruction, input (optional), output"));
+  EXPECT_THAT(error, HasSubstr("(prompt: string, label: number)"));
+  EXPECT_THAT(error, HasSubstr("alpaca (instruction, input (optional), output)"));
 }
 
 TEST(RowFormat, MessagesReachTheTemplateUnchanged) {

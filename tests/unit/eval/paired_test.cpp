@@ -32,6 +32,11 @@ TEST(Paired, CountsWinsLossesAndTies) {
   EXPECT_DOUBLE_EQ(p.base, 0.5);
   EXPECT_DOUBLE_EQ(p.tuned, 0.7);
   EXPECT_THROW(compare_paired(base, std::vector<double>{1}, 1), DataError);
+  const PairedScore lower = compare_paired(base, tuned, 1, /*lower_wins=*/true);
+  EXPECT_EQ(lower.wins, 1u);
+  EXPECT_EQ(lower.losses, 2u);
+  EXPECT_EQ(lower.p_value, p.p_value);
+  EXPECT_EQ(lower.interval, p.interval);
 }
 
 TEST(Paired, BootstrapIntervalIsSeededAndCoversTheMean) {
@@ -67,6 +72,9 @@ TEST(Paired, FlippedRows) {
   EXPECT_TRUE(flipped[0].won);
   EXPECT_EQ(flipped[1].row, 2u);
   EXPECT_FALSE(flipped[1].won);
+  TaskResult before = task_of({2.0}), after = task_of({1.5});
+  before.scores = after.scores = {"nll"};
+  EXPECT_TRUE(flipped_rows(before, after, 0).at(0).won);
 }
 
 TEST(Paired, RowsThatDifferCannotBePaired) {

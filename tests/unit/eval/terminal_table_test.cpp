@@ -36,5 +36,35 @@ TEST(TerminalTable, ReportHasPairsGroupsAndTheOtherReading) {
   EXPECT_THAT(terminal_report(report, 120, true), HasSubstr("\x1b[31m-25.00\x1b[0m"));
 }
 
+TEST(TerminalTable, LossesArePlainNumbersOfWhichLessIsBetter) {
+  const auto task = [](double loss, double perplexity) {
+    return Json{
+        {"n", 2}, {"overall", {{"nll", loss}, {"loss", loss}, {"perplexity", perplexity}}}, {"by", Json::object()}};
+  };
+  const Json pair = {{"base", 2.5},
+                     {"tuned", 2.0},
+                     {"wins", 2},
+                     {"losses", 0},
+                     {"ties", 0},
+                     {"p_value", 0.5},
+                     {"interval", {-0.75, -0.25}}};
+  const Json report = {{"runs",
+                        {{"base", {{"tasks", {{"perplexity", task(2.5, 12.18249)}}}}},
+                         {"tuned", {{"tasks", {{"perplexity", task(2.0, 7.389056)}}}}}}},
+                       {"paired", {{"tuned", {{"perplexity", {{"nll", pair}}}}}}}};
+  const std::string plain = terminal_report(report, 120, false);
+  for (const char* part : {"2.5", "-0.5", "[-0.75, -0.25]", "12.18", "7.389", "-4.793"})
+    EXPECT_THAT(plain, HasSubstr(part));
+  EXPECT_THAT(plain, Not(HasSubstr("12.182")));
+  EXPECT_THAT(plain, Not(HasSubstr("250")));
+  EXPECT_THAT(terminal_report(report, 120, true), HasSubstr("\x1b[32m-0.5\x1b[0m"));
+}
+
+TEST(TerminalTable, AnswersAloneAreCounted) {
+  const Json task = {{"n", 3}, {"overall", nullptr}, {"by", Json::object()}};
+  const Json report = {{"runs", {{"base", {{"tasks", {{"generate", task}}}}}}}, {"paired", Json::object()}};
+  EXPECT_EQ(terminal_report(report, 80, false), "base: generate, 3 rows generated\n");
+}
+
 }  // namespace
 }  // namespace qlora

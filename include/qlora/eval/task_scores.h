@@ -1,0 +1,24 @@
+// What each task can score, known before anything is loaded, and the checks of options that follow from it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "qlora/eval/options.h"
+
+namespace qlora {
+
+// The names of a task's scores; none for `generate`.
+std::vector<std::string> score_names(const std::string& task);
+
+// nll, loss and perplexity: plain numbers, of which less is better. All other scores are shares in [0, 1].
+bool lower_is_better(const std::string& score);
+
+// The task whose rows --per_row writes to a file of this name: perplexity for .jsonl, else spider.
+std::string per_row_task(const std::string& path);
+
+// Throws UsageError for a `require` of a task that is not run, of a score that the task does not have, or of one where
+// less is better (a minimum says nothing of it); and for a `per_row` whose task is not run.
+void check_eval_options(const EvalOptions& options);
+
+}  // namespace qlora

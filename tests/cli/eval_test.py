@@ -1,0 +1,136 @@
+"""`qlora eval` with a model: which base the adapters are scored over, which rows, the plan, and what is refused before
+anything is loaded. Standard library only."""
+import json
+import pathlib
+import resource
+import shutil
+import tempfile
+import unittest
+
+import tiny_model
+
+
+class EvalTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.base = pathlib.Path(tempfile.mkdtemp(prefix="qlora-eval-"))
+        cls.addClassCleanup(shutil.rmtree, cls.base)
+        cls.model = tiny_model.make_model(cls.base / "model")
+        cls.rows = tiny_model.write_rows(cls.base / "rows.jsonl", 6)
+        for method in ("qlora", "lora"):
+            result = tiny_model.run(
+                "train", "--model_name_or_path", cls.model, "--dataset", cls.rows, "--output_dir", cls.base / method,
+                "--max_steps", 1, "--per_device_train_batch_size", 2, "--lora_r", 2, "--device", "cpu", "--method",
+                method, "--learning_rate", "0.01")
+            assert result.returncode == 0, result.stderr
+
+    def setUp(self):
+        self.root = pathlib.Path(tempfile.mkdtemp(dir=self.base))
+
+    def eval(self, *flags, tasks="perplexity", code=0, **options):
+        result = tiny_model.run("eval", "--model_name_or_path", self.model, "--eval_dataset", self.rows, "--tasks",
+                                tasks, "--device", "cpu", "--quiet", "true", *flags, **options)
+        self.assertEqual(result.returncode, code, result.stderr)
+        return result
+
+    def losses(self, *flags):
+        report = json.loads(self.eval("--json", "true", *flags).stdout)
+        return {name: run["tasks"]["perplexity"]["overall"]["loss"] for name, run in report["runs"].items()}
+
+    def adapters(self, *names):
+        return [part for name in names for part in ("--adapter", self.base / name)]
+
+    def refused(self, *parts, flags=(), tasks="perplexity"):
+        """Before the weights are read: there are none."""
+        model = self.root / "weightless"
+        if not model.exists():
+            shutil.copytree(self.model, model)
+            (model / "model.safetensors").write_bytes(b"no weights")
+        result = tiny_model.run("eval", "--model_name_or_path", model, "--eval_dataset", self.rows, "--tasks", tasks,
+                                "--output_dir", self.root / "out", *flags)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        for part in parts:
+            self.assertIn(str(part), result.stderr)
+        self.assertEqual(result.stdout, "")
+        self.assertFalse((self.root / "out").exists())
+
+    def test_each_adapter_is_scored_over_the_base_it_was_trained_on(self):
+        alone = {**self.losses(*self.adapters("qlora")), **self.losses(*self.adapters("lora"))}
+        self.assertEqual(self.losses(*self.adapters("qlora", "lora")), alone)
+        self.assertEqual(self.losses(*self.adapters("lora", "qlora")), alone)
+        dense = self.losses("--load_in_4bit", "false", *self.adapters("qlora", "lora"))
+        self.assertEqual(dense["lora"], alone["lora"])
+        self.assertNotEqual(dense["qlora"], alone["qlora"])
+        plain = self.losses("--use_bnb_nested_quant", "false", *self.adapters("qlora"))
+        self.assertNotEqual(plain["qlora"], alone["qlora"], "the command wins over the record")
+
+    def test_one_base_cannot_be_paired_with_adapters_over_two(self):
+        flags = ("--baseline", "true", *self.adapters("qlora", "lora"))
+        self.refused(self.base / "qlora", self.base / "lora", "load_in_4bit", flags=flags)
+        self.assertEqual(set(self.losses("--load_in_4bit", "true", *flags)), {"base", "qlora", "lora"})
+
+    def test_limit_and_offset_hold_for_perplexity(self):
+        def ids(*flags):
+            path = self.root / "rows.jsonl"
+            report = json.loads(self.eval("--json", "true", "--per_row", path, *flags).stdout)
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            self.assertEqual(report["runs"]["base"]["tasks"]["perplexity"]["n"], len(lines))
+            self.assertEqual(set(lines[0]), {"id", "nll", "tokens"})
+            return [line["id"] for line in lines]
+        whole = ids()
+        self.assertEqual(len(whole), 6)
+        self.assertEqual(ids("--limit", "2"), whole[:2])
+        self.assertEqual(ids("--offset", "4"), whole[4:])
+        self.assertEqual(ids("--offset", "1", "--limit", "3"), whole[1:4])
+        self.refused("offset", "6 rows", flags=("--offset", "6"))
+
+    def test_per_row(self):
+        for tasks, file, part in (("perplexity", "rows.tsv", "spider"), ("generate", "rows.jsonl", "perplexity"),
+                                  ("generate", "rows.tsv", "predictions.jsonl")):
+            self.refused("per_row", file, part, tasks=tasks, flags=("--per_row", self.root / file))
+        path = self.root / "rows.jsonl"
+        self.eval("--per_row", path, "--baseline", "true", *self.adapters("qlora"))
+        runs = [json.loads(line)["run"] for line in path.read_text().splitlines()]
+        self.assertEqual(runs, ["base"] * 6 + ["qlora"] * 6)
+
+    def test_require_is_checked_first(self):
+        self.refused("spider", "perplexity", flags=("--require", "spider.execution:0.5"))
+        self.refused("accuracy", "nll, loss, perplexity", flags=("--require", "perplexity.accuracy:0.5"))
+        self.refused("perplexity.loss", "less is better", flags=("--require", "perplexity.loss:0.5"))
+
+    def test_the_table(self):
+        text = self.eval("--baseline", "true", *self.adapters("qlora")).stdout
+        self.assertIn("perplexity", text)
+        self.assertNotIn("%", text.replace("95 %", ""))
+        text = self.eval("--max_new_tokens", "2", "--limit", "3", tasks="generate").stdout
+        self.assertEqual(text, "base: generate, 3 rows generated\n")
+
+    def test_dry_run_prints_the_plan(self):
+        flags = ("--dry_run", "true", "--limit", "4", "--baseline", "true", *self.adapters("qlora"))
+        plan = json.loads(self.eval("--json", "true", *flags).stdout)
+        self.assertEqual((plan["rows"], plan["tasks"]), (4, ["perplexity"]))
+        self.assertEqual([run["name"] for run in plan["runs"]], ["base", "qlora"])
+        self.assertEqual([run["load_in_4bit"] for run in plan["runs"]], [True, True])
+        self.assertEqual(self.eval(*flags).stdout, "4 rows; tasks: perplexity; runs: base, qlora\n")
+
+    def test_a_failure_leaves_the_old_report_whole(self):
+        out = self.root / "out"
+        out.mkdir()
+        (out / "note").write_text("mine")
+        names = {"note", "report.json", "report.html", "predictions.jsonl"}
+        self.eval("--output_dir", out, "--limit", "1")
+        self.assertEqual({p.name for p in out.iterdir()}, names)
+        before = {p.name: p.read_bytes() for p in out.iterdir()}
+        largest = len(before["report.html"])
+        self.assertLess(len(before["predictions.jsonl"]), largest - 1)
+
+        def full_disk():  # between the smaller files and the page
+            tiny_model.without_file_size_signal()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, largest - 1))
+        result = self.eval("--output_dir", out, "--limit", "2", code=1, preexec_fn=full_disk)
+        self.assertIn("report.html", result.stderr)
+        self.assertEqual({p.name: p.read_bytes() for p in out.iterdir()}, before)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
