@@ -20,8 +20,7 @@ void declare_rows(Schema<DataOptions>& schema) {
   schema
       .key("dataset", &D::dataset,
            "What to train on: a file, a folder, a data set of the Hub (owner/name), a map of path, revision, format, "
-           "split, "
-           "weight, limit, or a list of these.")
+           "split, weight, limit, or a list of these.")
       .synonyms({"datasets", "train_dataset"});
   schema.key("eval_dataset", &D::eval_dataset, "What to evaluate on, like `dataset`.")
       .synonyms({"test_datasets", "val_dataset"});

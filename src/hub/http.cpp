@@ -22,7 +22,6 @@ namespace qlora {
 namespace {
 
 constexpr int kRedirects = 10;
-constexpr std::size_t kLargestErrorBody = 64 << 10;
 constexpr std::size_t kLargestListing = 64 << 20;
 
 std::string lower(std::string_view text) {
@@ -63,9 +62,8 @@ std::size_t on_body(char* data, std::size_t, std::size_t size, void* user) {
   try {
     if (exchange.take != nullptr && response.ok()) {
       (*exchange.take)(response, {data, size});
-    } else {
-      const std::size_t limit = response.ok() ? kLargestListing : kLargestErrorBody;
-      if (response.body.size() + size > limit) throw HttpFailure("the answer is too long", false);
+    } else if (response.ok()) {
+      if (response.body.size() + size > kLargestListing) throw HttpFailure("the answer is too long", false);
       response.body.append(data, size);
     }
   } catch (...) {

@@ -25,8 +25,7 @@ constexpr const char* kSmallFiles[] = {"config.json",
                                        "added_tokens.json",
                                        "vocab.json",
                                        "merges.txt",
-                                       "chat_template.jinja",
-                                       "chat_template.json"};
+                                       "chat_template.jinja"};
 
 std::vector<std::string> shards_of(const HubRepository& repository, const fs::path& index_file) {
   const Json index = read_json(index_file);

@@ -139,6 +139,10 @@ HubRepository::HubRepository(HubRepo repo, std::string revision, HubSettings set
       settings_(std::move(settings)),
       client_(settings_),
       storage_(settings_.cache / cache_folder_name(repo_)) {
+  if (authority_of(settings_.endpoint).empty()) {
+    throw UsageError(fmt::format("HF_ENDPOINT: \"{}\" is no URL; write it as https://huggingface.co",
+                                 url_for_messages(settings_.endpoint)));
+  }
   if (!is_inner_path(revision_)) {
     throw UsageError(
         fmt::format("{}: \"{}\" cannot be a revision; name a branch, a tag or a commit", repo_text(repo_), revision_));
@@ -277,30 +281,40 @@ HttpResponse HubRepository::ask(bool head, const std::string& url, const std::st
 void HubRepository::fail(const std::string& url, const std::string& reason) const {
   throw NetworkError(
       fmt::format("{}: {}: {}; check the network, its proxy (https_proxy) and certificates (CURL_CA_BUNDLE), and run "
-                  "again: what has "
-                  "come is kept",
+                  "again: what has come is kept",
                   repo_text(repo_), url_for_messages(url), reason));
 }
 
 void HubRepository::refuse(const HttpResponse& response, const std::string& url, const std::string& file) const {
-  const std::string code = response.header("x-error-code"), what = repo_text(repo_), shown = url_for_messages(url);
-  const std::string token = settings_.token.empty() ? "set HF_TOKEN to a token of your account (settings/tokens)"
-                                                    : "the token of HF_TOKEN has no access yet";
-  if (authority_of(response.url) != authority_of(settings_.endpoint)) {
+  const std::string code = response.header("x-error-code"), said = response.header("x-error-message");
+  const std::string what = repo_text(repo_), shown = url_for_messages(url);
+  const std::string page = page_url(settings_.endpoint, repo_), tokens = settings_.endpoint + "/settings/tokens";
+  const std::string token = settings_.token.empty()
+                                ? fmt::format("set HF_TOKEN to a token of your account ({})", tokens)
+                                : "the token of HF_TOKEN, or of the token file, has no access yet";
+  // Where large files lie; a mirror may have led to the Hub, which gives a code.
+  if (code.empty() && authority_of(response.url) != authority_of(settings_.endpoint)) {
     fail(response.url, fmt::format("HTTP status {}", response.status));
   }
-  if (response.header("x-error-message") == "Invalid credentials in Authorization header") {
+  if (said == "Invalid credentials in Authorization header") {
     throw DataError(
-        fmt::format("{}: {}: the Hub does not know the token of HF_TOKEN, or of the token file", what, shown));
+        fmt::format("{}: {}: the Hub does not know the token of HF_TOKEN, or of the token file; make a new "
+                    "one at {}",
+                    what, shown, tokens));
   }
   if (code == "RevisionNotFound") {
     throw MissingRevision(fmt::format("{}: there is no revision \"{}\" ({}); name a branch, a tag or a commit of it",
                                       what, revision_, shown));
   }
   if (code == "EntryNotFound") throw DataError(fmt::format("{}: there is no file {} ({})", what, file, shown));
-  if (code == "GatedRepo" || response.status == 403) {
-    throw DataError(fmt::format("{}: is gated ({}): accept its terms at {}, and {}", what, shown,
-                                page_url(settings_.endpoint, repo_), token));
+  if (code == "GatedRepo") {
+    throw DataError(fmt::format("{}: is gated ({}): accept its terms at {}, and {}", what, shown, page, token));
+  }
+  if (response.status == 403) {
+    throw DataError(
+        fmt::format("{}: the Hub refuses it ({}): {}; see whether it is still open ({}), and whether the "
+                    "token may read it ({})",
+                    what, shown, said.empty() ? "HTTP status 403" : said, page, tokens));
   }
   if (code == "RepoNotFound" || response.status == 401 || response.status == 404) {
     throw DataError(
@@ -340,7 +354,10 @@ void HubRepository::link(const RemoteFile& file) const {
   }
   // Another process may have been faster.
   if (error && !is_there(path)) {
-    throw RuntimeFailure(fmt::format("{}: cannot be linked to its blob: {}", path.string(), error.message()));
+    throw RuntimeFailure(
+        fmt::format("{}: cannot be linked to its blob: {}; name a folder for the cache whose file "
+                    "system has symbolic links: HF_HOME",
+                    path.string(), error.message()));
   }
 }
 

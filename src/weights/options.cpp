@@ -19,7 +19,7 @@ void declare(Schema<ModelOptions>& schema) {
       .key(
           "model_name_or_path", &M::model_name_or_path,
           "The model: a folder in Hugging Face layout, or a name on the Hub (owner/name), taken from the cache that is "
-          "shared with huggingface_hub, or downloaded into it.")
+          "shared with huggingface_hub, or downloaded into it (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE hold).")
       .synonyms({"base_model", "model"});
   schema.key("model_revision", &M::model_revision, "Of a model of the Hub: a branch, a tag or a commit.")
       .synonyms({"revision_of_model"});

@@ -18,7 +18,7 @@ struct HttpResponse {
   std::string url;  // after the redirects that were followed
   long status = 0;
   std::map<std::string, std::string> headers;  // names in lower case
-  std::string body;                            // of a download: only where the status is an error's
+  std::string body;                            // empty for a download, and where the status is an error's
 
   bool ok() const { return status >= 200 && status < 300; }
   bool is_redirect() const { return status >= 300 && status < 400 && headers.contains("location"); }
