@@ -21,6 +21,7 @@ class Repo:
 
     def __init__(self, gated=False, private=False):
         self.gated, self.private = gated, private
+        self.members = set()  # tokens that a gated repository is open to
         self.commits, self.branches = {}, {}
 
     def commit(self, files, branch="main"):
@@ -37,8 +38,8 @@ class Hub:
     def __init__(self, certificate=None):
         self.repos, self.tokens, self.requests, self.blobs = {}, set(), [], {}
         self.faults = collections.defaultdict(list)
-        self.down = False  # every question is answered with 503
-        self.slow = 0.0    # seconds between two pieces of a file
+        self.refusal = None  # (status, code, message): what every question is answered with
+        self.slow = 0.0      # seconds between two pieces of a file
         self.cdn = self.serve(Cdn, None)
         self.hub = self.serve(Pages, certificate)
         scheme = "https" if certificate else "http"
@@ -101,8 +102,8 @@ class Pages(http.server.BaseHTTPRequestHandler):
         self.send(status, {"X-Error-Code": code, "X-Error-Message": message})
 
     def route(self, parts):
-        if self.state.down:
-            return self.refuse(503)
+        if self.state.refusal:
+            return self.refuse(*self.state.refusal)
         kind = "models"
         if parts[0] == "api":
             kind, parts = parts[1], parts[2:]
@@ -122,8 +123,8 @@ class Pages(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/api/"):
             return self.send_json(self.listing("/".join(parts[:2]), commit, files) if parts[2] == "revision"
                                   else self.tree(files))
-        if repo.gated and not token:
-            return self.refuse(401, "GatedRepo")
+        if repo.gated and token not in repo.members:
+            return self.refuse(403 if token else 401, "GatedRepo")
         return self.resolve(commit, files, "/".join(urllib.parse.unquote(part) for part in parts[4:]))
 
     def send_json(self, value):
@@ -164,7 +165,7 @@ class Pages(http.server.BaseHTTPRequestHandler):
         faults = self.state.faults[name]
         fault = faults.pop(0) if faults and self.command == "GET" else ""
         if fault == "busy":
-            return self.refuse(503)
+            return self.send(503, {"Content-Type": "text/html"}, b"<p>busy</p>" * 20000)
         if fault == "wrong":
             data = data[:-1] + bytes([data[-1] ^ 1])
         begin, status, length = 0, 200, len(data)

@@ -3,6 +3,8 @@ import hashlib
 import json
 import os
 import pathlib
+import pty
+import resource
 import shutil
 import signal
 import subprocess
@@ -24,7 +26,8 @@ class HubTest(unittest.TestCase):
         cls.addClassCleanup(cls.made.cleanup)
         folder = tiny_model.make_model(pathlib.Path(cls.made.name) / "model")
         cls.model = {path.name: path.read_bytes() for path in folder.iterdir()}
-        cls.model["pytorch_model.bin"] = b"a pickle, which nobody asks for"
+        for name in ("pytorch_model.bin", "model-q8_0.gguf", "original/params.json", "original/consolidated.00.pth"):
+            cls.model[name] = b"nobody asks for it"
         cls.rows = tiny_model.write_rows(pathlib.Path(cls.made.name) / "rows.jsonl", 12).read_bytes()
 
     def setUp(self):
@@ -51,8 +54,8 @@ class HubTest(unittest.TestCase):
                 if not name.startswith(("HF_", "TRANSFORMERS_")) and not name.lower().endswith("_proxy")}
         return {**kept, "HF_HOME": str(self.home), "HF_ENDPOINT": self.hub.endpoint, **variables}
 
-    def run_qlora(self, name, *flags, code=0, **variables):
-        result = tiny_model.run(name, *flags, cwd=self.work, env=self.environment(**variables))
+    def run_qlora(self, name, *flags, code=0, preexec_fn=None, **variables):
+        result = tiny_model.run(name, *flags, cwd=self.work, env=self.environment(**variables), preexec_fn=preexec_fn)
         self.assertEqual(result.returncode, code, result.stderr)
         return result
 
@@ -82,7 +85,8 @@ class Cache(HubTest):
         self.assertEqual((self.storage / "refs/main").read_text(), self.commit)
         snapshot = self.storage / "snapshots" / self.commit
         names = {path.name for path in snapshot.iterdir()}
-        self.assertEqual(names, {name for name in self.model if name.endswith((".json", ".jinja", ".txt"))})
+        read = {name for name in self.model if name.endswith((".json", ".jinja", ".txt")) and "/" not in name}
+        self.assertEqual(names, read)
         for path in snapshot.iterdir():
             data = self.model[path.name]
             large = path.name.endswith(hub_server.LFS)
@@ -113,9 +117,49 @@ class Cache(HubTest):
                        "--eval_dataset", DATA)
         self.assertTrue((self.home / "hub/datasets--rows--chats/refs/main").exists())
 
-    def test_dry_run_needs_no_weights(self):
+    def test_no_command_needs_weights_for_its_dry_run(self):
         self.train("--dry_run")
         self.assertFalse(self.blob("model.safetensors").exists())
+        self.train()
+        before = self.run_qlora("merge", "--model_name_or_path", ID, "--adapter", "out", "--dry_run", "--json").stdout
+        shutil.rmtree(self.home)
+        flags = ["--model_name_or_path", ID, "--adapter", "out", "--dry_run", "--json"]
+        self.run_qlora("eval", *flags, "--device", "cpu", "--tasks", "perplexity", "--eval_dataset", DATA)
+        self.assertEqual(self.run_qlora("merge", *flags).stdout, before)
+        self.assertFalse(self.blob("model.safetensors").exists())
+
+    def test_merge_refuses_before_the_weights_are_fetched(self):
+        self.train()
+        shutil.rmtree(self.home)
+        flags = ["--model_name_or_path", ID, "--adapter", "out", "--output_dir"]
+        self.assertIn("no earlier merge", self.run_qlora("merge", *flags, "out/runs", code=2).stderr)
+        self.repo.commit({**self.model, "config.json": self.model["config.json"].replace(b": 64,", b": 48,")})
+        self.assertIn("mlp", self.run_qlora("merge", *flags, "merged", code=3).stderr)
+        self.assertFalse(self.blob("model.safetensors").exists())
+
+    def test_the_caches_own_variable(self):
+        self.preview(HF_HUB_CACHE=str(self.work / "elsewhere"))
+        self.assertTrue((self.work / "elsewhere" / self.storage.name / "snapshots" / self.commit).is_dir())
+        self.assertFalse(self.home.exists())
+
+    def test_progress_is_drawn_on_a_terminal_alone(self):
+        self.hub.slow = 0.02
+        self.assertNotIn("%", self.preview().stderr)
+        shutil.rmtree(self.home)
+        ours, terminal = pty.openpty()
+        flags = ["--model_name_or_path", ID, "--dataset", "rows.jsonl", "--preview", "1", "--json"]
+        process = subprocess.Popen(tiny_model.command("prepare", *flags), cwd=self.work, stdout=subprocess.DEVNULL,
+                                   stderr=terminal, env=self.environment(TERM="xterm"))
+        os.close(terminal)
+        shown = b""
+        try:
+            while piece := os.read(ours, 4096):
+                shown += piece
+        except OSError:  # the terminal's other end is closed
+            pass
+        os.close(ours)
+        self.assertEqual(process.wait(), 0, shown)
+        self.assertRegex(shown, rb"bytes  \d+/\d+  \d+%.*  tokenizer.json")
 
     def test_a_missing_row_file_is_found_before_the_weights_are_fetched(self):
         self.train("--dataset", "nowhere.jsonl", code=3)
@@ -192,7 +236,7 @@ class Faults(HubTest):
 
     def test_a_hub_that_is_down_is_exit_5_and_the_cache_helps(self):
         self.preview()
-        self.hub.down = True
+        self.hub.refusal = (503,)
         result = self.preview()
         self.assertRegex(result.stderr, rf"HTTP status 503 .*going on with commit {self.commit} of the cache")
         shutil.rmtree(self.home)
@@ -201,6 +245,28 @@ class Faults(HubTest):
         self.assertIn(f"{self.hub.endpoint}/api/models/{ID}/revision/main", error)
         error = self.preview(code=5, HF_HUB_OFFLINE="1").stderr
         self.assertIn("HF_HUB_OFFLINE is set", error)
+
+    def test_no_network_is_exit_5_and_says_what_to_check(self):
+        for endpoint, reason in (("http://localhost:1", "connect"), ("http://nowhere.invalid", "resolve")):
+            error = self.preview(code=5, HF_ENDPOINT=endpoint).stderr
+            self.assertIn(f"{endpoint}/api/models/{ID}/revision/main", error)
+            self.assertRegex(error, rf"(?i){reason}.*check the network, its proxy .* and run again")
+
+    def test_a_full_disk_keeps_what_came(self):
+        def full_disk():
+            tiny_model.without_file_size_signal()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+        error = self.preview(code=1, preexec_fn=full_disk).stderr
+        self.assertIn(f"{self.blob('tokenizer.json')}.incomplete: cannot write it: File too large", error)
+        self.hub.requests.clear()
+        self.preview()
+        self.assertEqual(self.ranges(), ["bytes=20000-"])
+
+    def test_an_endpoint_or_revision_that_cannot_be_is_exit_2(self):
+        for endpoint in ("localhost:1", "hub.example", "://x"):
+            self.assertIn("is no URL", self.preview(code=2, HF_ENDPOINT=endpoint).stderr)
+        self.assertIn("cannot be a revision", self.preview("--model_revision", "../main", code=2).stderr)
+        self.assertEqual(self.hub.requests, [])
 
     def test_something_that_is_no_hub_is_named(self):
         self.hub.repos.clear()
@@ -283,12 +349,26 @@ class Access(HubTest):
         error = self.preview(code=3).stderr
         self.assertIn("is gated", error)
         self.assertIn(f"{self.hub.endpoint}/{ID}", error)
-        self.hub.tokens.add("hf_good")
+        self.hub.tokens.update({"hf_good", "hf_stranger"})
+        self.repo.members.add("hf_good")
+        self.assertIn(f"set HF_TOKEN to a token of your account ({self.hub.endpoint}/settings/tokens)", error)
         self.assertIn("does not know the token", self.preview(code=3, HF_TOKEN="hf_bad").stderr)
+        self.assertRegex(self.preview(code=3, HF_TOKEN="hf_stranger").stderr, "is gated.*accept its terms.*no access yet")
         self.hub.requests.clear()
         self.preview(HF_TOKEN="hf_good")
         self.assertEqual({r["token"] for r in self.hub.asked(server="hub")}, {"Bearer hf_good"})
         self.assertEqual({r["token"] for r in self.hub.asked(server="cdn")}, {None})
+
+    def test_a_refusal_tells_what_the_hub_said(self):
+        self.hub.refusal = (403, "", "Access to this resource is disabled.")
+        error = self.preview(code=3).stderr
+        self.assertIn("Access to this resource is disabled.", error)
+        self.assertIn(f"{self.hub.endpoint}/{ID}", error)
+
+    def test_a_mirror_that_leads_to_the_gate_of_the_hub(self):
+        self.addCleanup(setattr, hub_server.Cdn, "route", hub_server.Cdn.route)
+        hub_server.Cdn.route = lambda pages, parts: pages.refuse(401, "GatedRepo")
+        self.assertIn("is gated", self.preview(code=3).stderr)
 
     def test_the_token_file(self):
         self.repo.private = True
