@@ -111,17 +111,26 @@ void fetch_weights(const ModelOptions& options, const fs::path& folder) {
   fetch_model(options.model_name_or_path, folder.filename().string(), /*weights=*/true);
 }
 
-void copy_tokenizer(const fs::path& from, const fs::path& to, const std::optional<std::string>& template_source) {
+void copy_tokenizer(const fs::path& from, const fs::path& to, const ChatFormat& format) {
   for (const char* name : {"tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-                           "vocab.json", "merges.txt", "generation_config.json"}) {
+                           "vocab.json", "merges.txt"}) {
     if (fs::exists(from / name)) write_file_atomically(to / name, MappedFile(from / name).text());
   }
-  Json config = fs::exists(from / "tokenizer_config.json") ? read_json(from / "tokenizer_config.json") : Json::object();
-  if (template_source) {
-    write_file_atomically(to / "chat_template.jinja", *template_source);
-    config["chat_template"] = *template_source;
+  const auto settings = [&](const char* name) {
+    return fs::exists(from / name) ? read_json(from / name) : Json::object();
+  };
+  const auto write = [&](const char* name, const Json& json) {
+    if (!json.empty()) write_file_atomically(to / name, json.dump(2) + "\n");
+  };
+  Json tokenizer = settings("tokenizer_config.json");
+  if (format.chat_template) {
+    write_file_atomically(to / "chat_template.jinja", *format.chat_template);
+    tokenizer["chat_template"] = *format.chat_template;
   }
-  if (!config.empty()) write_file_atomically(to / "tokenizer_config.json", config.dump(2) + "\n");
+  write("tokenizer_config.json", tokenizer);
+  Json generation = settings("generation_config.json");
+  if (!format.stop_ids.empty()) generation["eos_token_id"] = format.stop_ids;
+  write("generation_config.json", generation);
 }
 
 }  // namespace qlora

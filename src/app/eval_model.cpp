@@ -15,6 +15,7 @@
 #include "qlora/data/prepare.h"
 #include "qlora/eval/task_scores.h"
 #include "qlora/generate/generator.h"
+#include "qlora/text/chat_template.h"
 #include "qlora/train/evaluate.h"
 #include "qlora/weights/load.h"
 
@@ -58,14 +59,34 @@ std::string words_for(const BaseSettings& settings) {
   return settings.nested ? "in 4 bits with double quantization" : "in 4 bits without double quantization";
 }
 
-// The folder's name, made unique among the runs.
+// The folder's name, made unique among the runs; "base" is the bare base's alone.
 std::string name_of(const fs::path& folder, const std::vector<PlannedRun>& runs) {
   const fs::path clean = folder.filename().empty() ? folder.parent_path() : folder;
   std::string name = clean.filename().string();
   const auto taken = [&](const PlannedRun& run) { return run.name == name; };
-  for (int i = 2; std::any_of(runs.begin(), runs.end(), taken); ++i)
+  for (int i = 2; name == "base" || std::any_of(runs.begin(), runs.end(), taken); ++i)
     name = fmt::format("{}-{}", clean.filename().string(), i);
   return name;
+}
+
+// What the rows are rendered with. auto: as the adapters were trained, where they brought a template along.
+DataOptions data_options(const EvalJob& job) {
+  DataOptions options = job.data;
+  if (options.chat_template != "auto") return options;
+  std::string source;
+  for (const fs::path folder : job.eval.adapter) {
+    const auto own = load_chat_template(folder);
+    if (own == nullptr || own->source() == source) continue;
+    if (!source.empty()) {
+      throw UsageError(
+          fmt::format("adapter: {} was trained with another chat template than {}; evaluate them apart, or "
+                      "name the chat_template for all",
+                      folder.string(), options.chat_template));
+    }
+    source = own->source();
+    options.chat_template = folder.string();
+  }
+  return options;
 }
 
 std::vector<PlannedRun> plan_runs(const EvalJob& job, const std::vector<LoraAdapter>& adapters) {
@@ -139,7 +160,7 @@ class ModelEvaluation {
         model_(model_folder_of(job.model)),
         dataset_(open_rows(job)),
         part_(part_of(dataset_, job.eval)),
-        encoder_(model_, job.data, {&dataset_}) {
+        encoder_(model_, data_options(job), {&dataset_}) {
     if (wants(job, "spider")) {
       const SpiderPlaces places = find_spider_places(job);
       questions_ = read_spider_questions(job);

@@ -115,7 +115,7 @@ class MergeRun {
     const fs::path& tokenizer =
         fs::exists(sources_.front().folder / "tokenizer_config.json") ? sources_.front().folder : folder_.path();
     const auto tmpl = load_chat_template(tokenizer);
-    copy_tokenizer(tokenizer, output.temporary(), tmpl ? std::optional(tmpl->source()) : std::nullopt);
+    copy_tokenizer(tokenizer, output.temporary(), {tmpl ? std::optional(tmpl->source()) : std::nullopt, {}});
     if (!fs::exists(output.temporary() / "generation_config.json") &&
         fs::exists(folder_.path() / "generation_config.json")) {
       write_file_atomically(output.temporary() / "generation_config.json",

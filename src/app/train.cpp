@@ -212,7 +212,7 @@ class TrainRun {
     } else {
       save_adapter(*decoder_, lora_, base_.record(), folder);
     }
-    copy_tokenizer(model_, folder, data_.chat_template);
+    copy_tokenizer(model_, folder, data_.format);
   }
 
   void save_full_model(const fs::path& folder) {

@@ -9,8 +9,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::optional<std::string> template_of(const RowEncoder& encoder) {
-  return encoder.chat_template() == nullptr ? std::nullopt : std::optional(encoder.chat_template()->source());
+ChatFormat format_of(const RowEncoder& encoder) {
+  ChatFormat format;
+  if (encoder.chat_template() != nullptr) format.chat_template = encoder.chat_template()->source();
+  if (encoder.adds_stop()) format.stop_ids = encoder.stop_ids();
+  return format;
 }
 
 TrainingData open_data_of(const TrainJob& job, const fs::path& model) {
@@ -20,9 +23,7 @@ TrainingData open_data_of(const TrainJob& job, const fs::path& model) {
     check_prepared(opened, model, job.data, seed);
     const std::string fingerprint =
         read_json(fs::path(job.data.prepared_dir) / "manifest.json").at("fingerprint").get<std::string>();
-    const auto tmpl = load_chat_template(model);
-    return {std::move(opened.train), std::move(opened.eval), fingerprint,
-            tmpl ? std::optional(tmpl->source()) : std::nullopt};
+    return {std::move(opened.train), std::move(opened.eval), fingerprint, format_of(RowEncoder(model, job.data, {}))};
   }
   const DataSources sources = open_data(job.data, seed);
   std::vector<const Dataset*> datasets{&sources.train};
@@ -33,7 +34,7 @@ TrainingData open_data_of(const TrainJob& job, const fs::path& model) {
   const RowCounts& counts = data.train.counts;
   log_info("{} of {} rows, {} tokens, {} of them labelled", counts.rows_kept, counts.rows_in, counts.tokens,
            counts.label_tokens);
-  TrainingData result{std::move(data.train.rows), {}, data.fingerprint(), template_of(encoder)};
+  TrainingData result{std::move(data.train.rows), {}, data.fingerprint(), format_of(encoder)};
   if (data.eval) result.eval = std::move(data.eval->rows);
   return result;
 }

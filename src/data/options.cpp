@@ -42,7 +42,8 @@ void declare_prompts(Schema<DataOptions>& schema) {
   using D = DataOptions;
   schema
       .key("chat_template", &D::chat_template,
-           "auto (the model's own), chatml, llama3, alpaca, or a file with a Jinja template.")
+           "auto (the model's own; in eval the adapter's), chatml, llama3, alpaca, a file with a Jinja template, or a "
+           "folder that holds one. The end token of a template that is named becomes a stop token.")
       .synonyms({"template"});
   schema.key("chat_template_kwargs", &D::chat_template_kwargs,
              "Further variables of the template, such as {enable_thinking: false}.");

@@ -43,10 +43,10 @@ std::optional<std::string> end_token_problem(const RowCounts& counts, const RowE
   std::string stops;
   for (const auto id : encoder.stop_ids()) stops += (stops.empty() ? "" : ", ") + name(id);
   return fmt::format(
-      "the chat template ends answers with {}, but the model stops at {}: it would never learn to stop. Choose another "
-      "chat_template, or name the template's end token in tokenizer_config.json (eos_token) or generation_config.json "
-      "(eos_token_id)",
-      most->first == EncodedRow::kNoEndToken ? "no special token" : name(most->first),
+      "the chat template (chat_template: {}) ends answers with {}, but the model stops at {}: it would never learn to "
+      "stop. Choose another chat_template (the end token of one that is named becomes a stop token), or name the "
+      "template's end token in tokenizer_config.json (eos_token) or generation_config.json (eos_token_id)",
+      encoder.options().chat_template, most->first == EncodedRow::kNoEndToken ? "no special token" : name(most->first),
       stops.empty() ? "no token" : stops);
 }
 

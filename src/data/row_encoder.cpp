@@ -79,6 +79,7 @@ RowEncoder::RowEncoder(const std::filesystem::path& model_folder, const DataOpti
     : RowEncoder(Tokenizer::load(model_folder), SpecialTokens{}, choose_template(model_folder, options, datasets),
                  options) {
   set_special_tokens(load_special_tokens(model_folder, *tokenizer_));
+  if (options.chat_template != "auto") stop_at_template_end();
 }
 
 RowEncoder::RowEncoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialTokens special,
@@ -101,6 +102,22 @@ std::vector<std::int32_t> RowEncoder::stop_ids() const {
   std::vector<std::int32_t> ids = special_.stop_ids;
   if (eos_ && std::find(ids.begin(), ids.end(), *eos_) == ids.end()) ids.push_back(*eos_);
   return ids;
+}
+
+void RowEncoder::stop_at_template_end() {
+  Example chat;
+  chat.kind = Example::Kind::kChat;
+  chat.messages = {{{"role", "user"}, {"content", "?"}}, {{"role", "assistant"}, {"content", "!"}}};
+  std::int32_t end = EncodedRow::kNoEndToken;
+  try {
+    end = encode(render(chat)).end_token;
+  } catch (const DataError&) {
+    return;  // this template takes other conversations than this one; what its rows end in, prepare checks
+  }
+  auto& stops = special_.stop_ids;
+  if (end == EncodedRow::kNoEndToken || std::find(stops.begin(), stops.end(), end) != stops.end()) return;
+  stops.insert(stops.begin(), end);
+  adds_stop_ = true;
 }
 
 bool RowEncoder::uses_schemas() const {

@@ -9,6 +9,7 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "qlora/eval/score_text.h"
 #include "qlora/eval/task_scores.h"
 
 namespace qlora {
@@ -29,28 +30,18 @@ size_t columns_of(std::string_view text) {
   return count;
 }
 
-std::string number(const std::string& score, const Json& value) {
-  if (!value.is_number()) return "-";
-  const auto x = value.get<double>();
-  return lower_is_better(score) ? fmt::format("{:.4g}", x) : fmt::format("{:.2f} %", 100.0 * x);
-}
-
-// With its sign; of shares in percentage points.
-std::string change(const std::string& score, double difference) {
-  return lower_is_better(score) ? fmt::format("{:+.4g}", difference) : fmt::format("{:+.2f}", 100.0 * difference);
-}
-
 std::string painted(const std::string& text, const char* code, bool colour) {
   return colour ? fmt::format("\x1b[{}m{}\x1b[0m", code, text) : text;
 }
 
 std::string painted_change(const std::string& score, double difference, bool colour) {
   const bool better = (difference > 0) != lower_is_better(score);
-  return painted(change(score, difference), better ? "32" : "31", colour && difference != 0);
+  return painted(change_text(score, difference), better ? "32" : "31", colour && difference != 0);
 }
 
 std::string interval(const std::string& score, const Json& bounds) {
-  return fmt::format("[{}, {}]", change(score, bounds[0].get<double>()), change(score, bounds[1].get<double>()));
+  return fmt::format("[{}, {}]", change_text(score, bounds[0].get<double>()),
+                     change_text(score, bounds[1].get<double>()));
 }
 
 std::string p_text(double p) {
@@ -63,12 +54,12 @@ Rows paired_rows(const std::string& run, const Json& paired, const Json& other, 
   if (!other.is_null()) rows[0].insert(rows[0].begin() + 3, other.begin().key());
   for (const auto& [score, p] : paired.items()) {
     const double difference = p["tuned"].get<double>() - p["base"].get<double>();
-    rows.push_back({score, number(score, p["base"]), number(score, p["tuned"]),
+    rows.push_back({score, score_text(score, p["base"]), score_text(score, p["tuned"]),
                     painted_change(score, difference, colour), fmt::format("{}", p["wins"].get<size_t>()),
                     fmt::format("{}", p["losses"].get<size_t>()), p_text(p["p_value"].get<double>()),
                     interval(score, p["interval"])});
     if (!other.is_null())
-      rows.back().insert(rows.back().begin() + 3, number(score, other.front().value(score, Json())));
+      rows.back().insert(rows.back().begin() + 3, score_text(score, other.front().value(score, Json())));
   }
   return rows;
 }
@@ -79,7 +70,7 @@ void add_overall(Rows& rows, const Json& base, const Json& tuned, bool colour) {
     const auto shown = [&name = score](const auto& row) { return row[0] == name; };
     if (std::any_of(rows.begin(), rows.end(), shown) || !base["overall"].contains(score)) continue;
     const Json& before = base["overall"][score];
-    rows.push_back({score, number(score, before), number(score, value),
+    rows.push_back({score, score_text(score, before), score_text(score, value),
                     painted_change(score, value.get<double>() - before.get<double>(), colour)});
   }
 }
@@ -96,8 +87,8 @@ Rows single_rows(const std::string& run, const Json& task, const Json& other) {
   Rows rows = {{"score", run}};
   if (!other.is_null()) rows[0].push_back(other.begin().key());
   for (const auto& [score, value] : task["overall"].items()) {
-    rows.push_back({score, number(score, value)});
-    if (!other.is_null()) rows.back().push_back(number(score, other.front().value(score, Json())));
+    rows.push_back({score, score_text(score, value)});
+    if (!other.is_null()) rows.back().push_back(score_text(score, other.front().value(score, Json())));
   }
   return rows;
 }
@@ -110,7 +101,7 @@ Rows group_rows(const std::string& run, const Json& task) {
   for (const auto& [score, value] : task["overall"].items()) {
     rows.push_back({score});
     for (const auto& [group, means] : task["by"].items())
-      rows.back().push_back(number(score, means.value(score, Json())));
+      rows.back().push_back(score_text(score, means.value(score, Json())));
   }
   return rows;
 }

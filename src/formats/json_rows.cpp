@@ -74,7 +74,7 @@ void JsonRows::split_lines(std::size_t begin) {
     auto last = newline;
     while (first < last && is_space(text[first])) ++first;
     while (last > first && is_space(text[last - 1])) --last;
-    if (first < last) rows_.push_back({first, last, line});
+    if (first < last) rows_.push_back({first, last, line, first - at + 1});
     at = newline + 1;
   }
 }
@@ -90,9 +90,11 @@ void JsonRows::split_array(std::size_t begin) {
   };
   skip_space();
   while (text[at] != ']') {
+    const bool shares_line = !rows_.empty() && rows_.back().line == line;
+    const auto column = shares_line ? rows_.back().column + (at - rows_.back().begin) : at - text.rfind('\n', at);
     const auto first_line = line;
     const auto end = end_of_element(at, line);
-    rows_.push_back({at, end, first_line});
+    rows_.push_back({at, end, first_line, column});
     at = end;
     skip_space();
     if (text[at] == ',') {
@@ -169,7 +171,9 @@ std::string_view JsonRows::source(std::size_t i) const {
 }
 
 std::string JsonRows::place(std::size_t i) const {
-  return fmt::format("{}:{}", name_, rows_[i].line);
+  const auto same_line = [&](std::size_t other) { return other < rows_.size() && rows_[other].line == rows_[i].line; };
+  const std::string place = fmt::format("{}:{}", name_, rows_[i].line);
+  return same_line(i - 1) || same_line(i + 1) ? fmt::format("{}:{}", place, rows_[i].column) : place;
 }
 
 }  // namespace qlora

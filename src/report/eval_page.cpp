@@ -4,6 +4,8 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "qlora/eval/score_text.h"
+#include "qlora/eval/task_scores.h"
 #include "qlora/report/html_page.h"
 
 namespace qlora {
@@ -12,10 +14,6 @@ namespace {
 using Rows = std::vector<std::vector<std::string>>;
 
 constexpr size_t kMostFlips = 2000;  // of each direction: a page must stay a page
-
-std::string percent(const Json& value) {
-  return value.is_number() ? fmt::format("{:.2f} %", 100 * value.get<double>()) : "-";
-}
 
 // Scores of all runs beside each other, and the other reading of the answers.
 void add_scores(HtmlPage& page, const Json& report, const std::string& task) {
@@ -30,18 +28,20 @@ void add_scores(HtmlPage& page, const Json& report, const std::string& task) {
     for (const char* other : {"extracted", "raw"}) {
       if (result.contains(other)) rows[0].push_back(name + ", " + other);
     }
-    size_t r = 0;
+    size_t r = 0, bars = 0;
     for (const auto& [score, value] : result["overall"].items()) {
       if (rows.size() == ++r) rows.push_back({score});
-      if (groups.size() < r) groups.push_back({score, {}});
-      rows[r].push_back(percent(value));
-      groups[r - 1].values.push_back(value.is_number() ? value.get<double>() : 0.0);
+      rows[r].push_back(score_text(score, value));
       for (const char* other : {"extracted", "raw"}) {
-        if (result.contains(other)) rows[r].push_back(percent(result[other].value(score, Json())));
+        if (result.contains(other)) rows[r].push_back(score_text(score, result[other].value(score, Json())));
       }
+      if (lower_is_better(score)) continue;  // a bar is a share
+      if (groups.size() == bars++) groups.push_back({score, {}});
+      groups[bars - 1].values.push_back(value.is_number() ? value.get<double>() : 0.0);
     }
   }
-  page.html(svg_bars(names, groups)).table(rows);
+  if (!groups.empty()) page.html(svg_bars(names, groups));
+  page.table(rows);
 }
 
 void add_groups(HtmlPage& page, const Json& report, const std::string& task, const char* key, const char* head) {
@@ -52,7 +52,7 @@ void add_groups(HtmlPage& page, const Json& report, const std::string& task, con
       rows.push_back({group, name, means["n"].dump()});
       for (const auto& [score, value] : run["tasks"][task]["overall"].items()) {
         if (rows.size() == 2) rows[0].push_back(score);
-        rows.back().push_back(percent(means.value(score, Json())));
+        rows.back().push_back(score_text(score, means.value(score, Json())));
       }
     }
   }
@@ -63,9 +63,9 @@ void add_pairs(HtmlPage& page, const std::string& run, const Json& scores) {
   Rows rows = {{"score", "base", run, "difference", "95 % from", "to", "wins", "losses", "ties", "p"}};
   for (const auto& [score, p] : scores.items()) {
     const double difference = p["tuned"].get<double>() - p["base"].get<double>();
-    rows.push_back({score, percent(p["base"]), percent(p["tuned"]), fmt::format("{:+.2f}", 100 * difference),
-                    fmt::format("{:+.2f}", 100 * p["interval"][0].get<double>()),
-                    fmt::format("{:+.2f}", 100 * p["interval"][1].get<double>()), p["wins"].dump(), p["losses"].dump(),
+    rows.push_back({score, score_text(score, p["base"]), score_text(score, p["tuned"]), change_text(score, difference),
+                    change_text(score, p["interval"][0].get<double>()),
+                    change_text(score, p["interval"][1].get<double>()), p["wins"].dump(), p["losses"].dump(),
                     p["ties"].dump(), fmt::format("{:.4g}", p["p_value"].get<double>())});
   }
   page.table(rows);

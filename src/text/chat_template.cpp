@@ -152,8 +152,12 @@ std::shared_ptr<const ChatTemplate> choose_chat_template(const std::string& choi
   const std::string_view builtin = builtin_chat_template(choice);
   if (!builtin.empty()) return ChatTemplate::parse(std::string(builtin), fmt::format("<{}>", choice));
   if (std::filesystem::is_regular_file(choice)) return ChatTemplate::parse(read_file(choice), choice);
-  throw UsageError(
-      fmt::format("chat_template: '{}' is neither auto, {} nor a file", choice, builtin_chat_template_names()));
+  if (!std::filesystem::is_directory(choice)) {
+    throw UsageError(fmt::format("chat_template: '{}' is neither auto, {} nor a file or model folder", choice,
+                                 builtin_chat_template_names()));
+  }
+  if (auto theirs = load_chat_template(choice)) return theirs;
+  throw UsageError(fmt::format("chat_template: the folder {} holds no chat template", choice));
 }
 
 }  // namespace qlora

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
@@ -100,36 +99,12 @@ class Errors(unittest.TestCase):
 class Configs(unittest.TestCase):
     def test_every_config_is_understood(self):
         # From the repository's root, where the paths of the demo's config lead somewhere. 5: named on the Hub, which is
-        # not reached here.
+        # not reached here; 3: base_model.yaml starts from a folder that a script makes.
+        codes = {"demo.yaml": (0,), "base_model.yaml": (0, 3)}
         for path in sorted((SOURCE / "configs").glob("*.yaml")):
             with self.subTest(config=path.name):
                 code, _, err = qlora("train", "--config", str(path), "--dry-run", "--output_dir", "none", cwd=SOURCE)
-                self.assertEqual(code, 0 if path.name == "demo.yaml" else 5, err)
-
-    def test_every_setting_of_the_published_runs(self):
-        settings = {
-            "spider.yaml": "Qwen/Qwen1.5-1.8B-Chat lora_r:16 lora_alpha:32 lora_dropout:0.05 num_train_epochs:5 "
-            "per_device_train_batch_size:8 gradient_accumulation_steps:2 learning_rate:2e-4 "
-            "lr_scheduler_type:cosine warmup_ratio:0.05 weight_decay:0.01 max_length:512 dtype:float16 limit:3500 "
-            "limit:200 [q_proj,k_proj,v_proj,o_proj]",
-            "heavydb_lfm2_2.6b.yaml": "LiquidAI/LFM2-2.6B use_bnb_nested_quant:true learning_rate:2e-4 "
-            "lr_scheduler_type:cosine packing:true optim:paged_adamw_32bit lora_alpha:32 lora_r:16",
-            "alpaca_llama3_8b.yaml": "lora_r:16 lora_alpha:32 lora_dropout:0.05 num_train_epochs:3 "
-            "per_device_train_batch_size:4 gradient_accumulation_steps:4 learning_rate:2e-4 warmup_ratio:0.03 "
-            "weight_decay:0.01 max_length:2048 packing:true gradient_checkpointing:true max_grad_norm:0.3 "
-            "optim:paged_adamw_32bit dtype:bfloat16 use_bnb_nested_quant:true "
-            "[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]",
-            "sft_llama3.1_8b.yaml": "meta-llama/Llama-3.1-8B lora_r:16 lora_alpha:32 lora_dropout:0.05 "
-            "num_train_epochs:3 per_device_train_batch_size:4 gradient_accumulation_steps:4 learning_rate:2e-4 "
-            "[q_proj,k_proj,v_proj,o_proj]",
-            "sql_context_llama2_70b.yaml": "meta-llama/Llama-2-70b-hf learning_rate:2e-5 prompt_style:context "
-            "max_steps:300",
-        }
-        for name, expected in settings.items():
-            text = (SOURCE / "configs" / name).read_text()
-            text = re.sub(r"#.*", "", text).replace(" ", "")
-            for setting in expected.split():
-                self.assertIn(setting, text, name)
+                self.assertIn(code, codes.get(path.name, (5,)), err)
 
 if __name__ == "__main__":
     sys.exit(0 if unittest.main(exit=False, verbosity=2).result.wasSuccessful() else 1)

@@ -64,6 +64,40 @@ class EvalTest(unittest.TestCase):
         plain = self.losses("--use_bnb_nested_quant", "false", *self.adapters("qlora"))
         self.assertNotEqual(plain["qlora"], alone["qlora"], "the command wins over the record")
 
+    def test_a_named_template_goes_with_the_adapter(self):
+        """The base has no template and stops elsewhere: what ends the template's answers becomes a stop token."""
+        model = self.root / "untaught"
+        shutil.copytree(self.model, model)
+        (model / "chat_template.jinja").unlink(missing_ok=True)
+        (model / "generation_config.json").write_text('{"eos_token_id": 0}')
+        config = json.loads((model / "tokenizer_config.json").read_text())
+        config.pop("chat_template", None)
+        config["eos_token"] = "<|endoftext|>"
+        (model / "tokenizer_config.json").write_text(json.dumps(config))
+        source = ("--model_name_or_path", model, "--device", "cpu", "--quiet", "true")
+        named = ("--chat_template", "chatml")
+        run = lambda command, *flags: self.assertEqual(tiny_model.run(command, *source, *flags).returncode, 0)
+        run("prepare", "--dataset", self.rows, "--output_dir", self.root / "set", *named)
+        for out, data in (("direct", ("--dataset", self.rows)), ("prepared", ("--prepared_dir", self.root / "set"))):
+            run("train", *data, *named, "--max_steps", 1, "--output_dir", self.root / out)
+            self.assertEqual(json.loads((self.root / out / "generation_config.json").read_text()),
+                             {"eos_token_id": [2, 0]})
+            self.assertIn("<|im_end|>", (self.root / out / "chat_template.jinja").read_text())
+        adapter = ("--adapter", self.root / "direct")
+        run("eval", *adapter, "--eval_dataset", self.rows, "--tasks", "generate", "--max_new_tokens", 2, "--limit", 1,
+            "--baseline", "true", "--output_dir", self.root / "eval")
+        answers = [json.loads(line) for line in (self.root / "eval/predictions.jsonl").read_text().splitlines()]
+        self.assertEqual([a["prompt"].count("<|im_end|>") for a in answers], [1, 1])
+        run("merge", *adapter, "--output_dir", self.root / "merged")
+        self.assertEqual(json.loads((self.root / "merged/generation_config.json").read_text())["eos_token_id"], [2, 0])
+        (self.root / "prepared/chat_template.jinja").write_text("{{ messages[0].content }}")
+        self.refused("was trained with another chat template", self.root / "direct",
+                     flags=(*adapter, "--adapter", self.root / "prepared"))
+
+    def test_an_adapter_called_base_is_not_the_base(self):
+        shutil.copytree(self.base / "qlora", self.root / "base")
+        self.assertEqual(list(self.losses("--adapter", self.root / "base")), ["base-2"])
+
     def test_one_base_cannot_be_paired_with_adapters_over_two(self):
         flags = ("--baseline", "true", *self.adapters("qlora", "lora"))
         self.refused(self.base / "qlora", self.base / "lora", "load_in_4bit", flags=flags)

@@ -137,6 +137,9 @@ class PrepareTest(unittest.TestCase):
     def test_an_end_token_that_stops_nothing_is_refused(self):
         self.configure(eos_token="<|endoftext|>", chat_template=CHATML)
         self.refused(3, "but the model stops at <|endoftext|>", self.good_rows())
+        self.refused(3, "(chat_template: llama3) ends answers with no special token", self.good_rows(),
+                     "--chat_template", "llama3", "--max_length", "400")
+        self.assertEqual(self.run_prepare(self.good_rows(), "--chat_template", "chatml").returncode, 0)
         self.write("model/generation_config.json", {"eos_token_id": [258, 256]})
         self.assertEqual(self.run_prepare(self.good_rows()).returncode, 0)
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "qlora/adapters/attach.h"
 #include "qlora/app/options.h"
@@ -76,9 +77,15 @@ ModelConfig read_model_config(const std::filesystem::path& model);
 // Downloads the weights of a model of the Hub into the folder that model_folder_of() gave; nothing to do for others.
 void fetch_weights(const ModelOptions& options, const std::filesystem::path& folder);
 
-// Copies what a tokenizer and its template need from a model folder, and writes `template_source` both as
-// chat_template.jinja and into tokenizer_config.json: newer readers take the file, older ones know the field alone.
-void copy_tokenizer(const std::filesystem::path& from, const std::filesystem::path& to,
-                    const std::optional<std::string>& template_source);
+// How a model is talked to, as far as it differs from what its folder says.
+struct ChatFormat {
+  std::optional<std::string> chat_template;  // its source
+  std::vector<std::int32_t> stop_ids;        // where generation stops; empty: as generation_config.json has it
+};
+
+// Copies what a tokenizer and its template need from a model folder. The template's source is written both as
+// chat_template.jinja and into tokenizer_config.json (newer readers take the file, older ones know the field alone),
+// stop_ids as eos_token_id into generation_config.json.
+void copy_tokenizer(const std::filesystem::path& from, const std::filesystem::path& to, const ChatFormat& format);
 
 }  // namespace qlora

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "qlora/app/base_model.h"
 #include "qlora/app/options.h"
 #include "qlora/data/prepared_set.h"
 
@@ -14,7 +15,7 @@ struct TrainingData {
   PreparedSet train;
   std::optional<PreparedSet> eval;
   std::string fingerprint;
-  std::optional<std::string> chat_template;  // what rows were rendered with
+  ChatFormat format;
 };
 
 // Prepared now, or opened from prepared_dir. Throws as prepare_data and check_prepared; DataError where

@@ -37,7 +37,7 @@ struct DataOptions {
   bool shuffle = true;
 
   // How a row becomes text.
-  std::string chat_template = "auto";  // auto | chatml | llama3 | alpaca | a file
+  std::string chat_template = "auto";  // auto | chatml | llama3 | alpaca | a file or folder
   Json chat_template_kwargs = Json::object();
   std::optional<std::string> system_prompt;  // takes the place of a row's own; an empty one removes it
   std::string prompt_template;               // with {column} of the row; {schema} for spider

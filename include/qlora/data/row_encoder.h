@@ -71,8 +71,10 @@ class RowEncoder {
 
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const SpecialTokens& special_tokens() const { return special_; }
-  // Where generation stops: the tokenizer's eos and generation_config's.
+  // Where generation stops: the tokenizer's eos, generation_config's, and the end token of a template that is named.
   std::vector<std::int32_t> stop_ids() const;
+  // Whether the named template ends answers with a token at which the model itself would not stop.
+  bool adds_stop() const { return adds_stop_; }
   const ChatTemplate* chat_template() const { return template_.get(); }
   const Schemas& schemas() const { return *schemas_; }
   const DataOptions& options() const { return options_; }
@@ -81,6 +83,8 @@ class RowEncoder {
 
  private:
   void set_special_tokens(SpecialTokens special);
+  // Who names a template wants its end token: what ends an answer in it is a stop id from here on.
+  void stop_at_template_end();
 
   struct Conversation {
     Json variables;  // of the template, but for `messages` and `add_generation_prompt`
@@ -102,6 +106,7 @@ class RowEncoder {
   std::unique_ptr<const Schemas> schemas_;
   FormatContext context_;
   std::optional<std::int32_t> bos_, eos_;
+  bool adds_stop_ = false;
 };
 
 }  // namespace qlora

@@ -26,13 +26,13 @@ class JsonRows {
   Json parse(std::size_t i) const;
   // The bytes of row i as they stand in the file.
   std::string_view source(std::size_t i) const;
-  // "file:line" of where row i begins (lines count from 1).
+  // "file:line" of where row i begins (lines count from 1); "file:line:column" where other rows stand on that line.
   std::string place(std::size_t i) const;
 
  private:
   struct Extent {
-    std::size_t begin, end;  // bytes of the file
-    std::size_t line;
+    std::size_t begin, end;    // bytes of the file
+    std::size_t line, column;  // of begin, from 1
   };
   void split_lines(std::size_t begin);
   void split_array(std::size_t begin);

@@ -32,8 +32,8 @@ class ChatTemplate {
 std::shared_ptr<const ChatTemplate> load_chat_template(const std::filesystem::path& model_folder,
                                                        const std::string& name = "default");
 
-// A template by the config's word: "auto" (the model's own; DataError... see interface), "chatml", "llama3", "alpaca",
-// or a file. UsageError lists what there is where the model has none and none is named.
+// A template by the config's word: "auto" (the model's own), "chatml", "llama3", "alpaca", a Jinja file, or a folder
+// that holds a template as a model's does. UsageError lists what there is where the model has none and none is named.
 std::shared_ptr<const ChatTemplate> choose_chat_template(const std::string& choice,
                                                          const std::filesystem::path& model_folder);
 

@@ -219,7 +219,7 @@ TEST_F(PrepareTest, AnEndTokenAtWhichTheModelDoesNotStopIsRefused) {
   const RowEncoder encoder(std::make_shared<ByteTokenizer>(), plain_tokens(),
                            std::make_shared<FunctionTemplate>(render_turns), options);
   const auto error = error_of<DataError>([&] { prepare_data(open_data(options, 1), encoder, {}, 1); });
-  EXPECT_THAT(error, HasSubstr("the chat template ends answers with <|end|>, but the model stops at </s>"));
+  EXPECT_THAT(error, HasSubstr("(chat_template: auto) ends answers with <|end|>, but the model stops at </s>"));
 }
 
 TEST_F(PrepareTest, WritesAndOpensAFolder) {

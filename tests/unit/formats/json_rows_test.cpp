@@ -60,6 +60,14 @@ TEST_F(JsonRowsTest, KeepsTheOrderOfKeysAndTheSource) {
   EXPECT_EQ(rows.place(0), path_.string() + ":2");
 }
 
+TEST_F(JsonRowsTest, RowsThatShareALineHaveColumns) {
+  const JsonRows rows(write("[{\"a\":1}, {\"a\":2,\n\"b\":3}, {}, 5,\n  {\"a\":4}]"));
+  ASSERT_EQ(rows.size(), 5U);
+  const char* const expected[] = {":1:2", ":1:11", ":2:9", ":2:13", ":3"};
+  for (std::size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(rows.place(i), path_.string() + expected[i]) << i;
+  EXPECT_EQ(JsonRows(write("[\n{\"a\":1}\n]")).place(0), path_.string() + ":2");
+}
+
 TEST_F(JsonRowsTest, ErrorsNameFileLineAndColumn) {
   EXPECT_THAT(error_of("{\"a\":1}\n{\"a\":}\n"), HasSubstr(path_.string() + ":2:6: broken JSON"));
   EXPECT_THAT(error_of("[{\"a\":1},\n {\"a\" 2}]"), HasSubstr(path_.string() + ":2:7: broken JSON"));

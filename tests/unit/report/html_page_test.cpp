@@ -94,6 +94,19 @@ TEST(EvalPage, ShowsRunsPairsAndFlips) {
   }
 }
 
+TEST(EvalPage, ShowsLossesAsPlainNumbers) {
+  const Json task = {{"n", 2}, {"overall", {{"loss", 2.5}, {"perplexity", 12.18}}}};
+  const Json pair = {{"base", 2.5},    {"tuned", 1.25},           {"wins", 2}, {"losses", 0}, {"ties", 0},
+                     {"p_value", 0.5}, {"interval", {-1.5, -1.0}}};
+  const std::string html = eval_page({{"runs", {{"base", {{"tasks", {{"perplexity", task}}}}}}},
+                                      {"paired", {{"t", {{"perplexity", {{"loss", pair}}}}}}}},
+                                     {}, "");
+  for (const char* part : {">2.5<", ">12.18<", ">1.25<", ">-1.25<", ">-1.5<", ">-1<"})
+    EXPECT_THAT(html, HasSubstr(part));
+  EXPECT_THAT(html, Not(HasSubstr("250.00 %")));
+  EXPECT_THAT(html, Not(HasSubstr("<svg")));  // bars are shares
+}
+
 TEST(EvalPage, StaysAPageWithManyFlips) {
   FlippedAnswer flip;
   flip.won = true;
