@@ -60,7 +60,7 @@ constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
 // What CUDA takes for itself out of max_memory_gib: its context, kernels and graphs.
 constexpr double kCudaContextGib = 0.5;
 
-std::int64_t parameter_bytes(Decoder& decoder) {
+std::int64_t parameter_bytes(const Decoder& decoder) {
   const ParameterSet& p = decoder.parameters();
   const bool copied = p.values().scalar_type() != decoder.dtype();
   const auto copy = copied ? p.size() * static_cast<std::int64_t>(c10::elementSize(decoder.dtype())) : 0;
@@ -68,7 +68,7 @@ std::int64_t parameter_bytes(Decoder& decoder) {
 }
 
 // All but the activations and their workspace.
-MemoryBytes lasting_bytes(Decoder& decoder, const TrainOptions& options) {
+MemoryBytes lasting_bytes(const Decoder& decoder, const TrainOptions& options) {
   MemoryBytes bytes;
   bytes.weights = decoder.store().planned_bytes();
   bytes.dequantized = decoder.store().planned_scratch_bytes();
@@ -80,7 +80,7 @@ MemoryBytes lasting_bytes(Decoder& decoder, const TrainOptions& options) {
 }
 
 // Bytes that the run may have in all, what it holds already among them. A tenth of what is free is left to others.
-std::int64_t memory_limit(Decoder& decoder, const TrainOptions& options) {
+std::int64_t memory_limit(const Decoder& decoder, const TrainOptions& options) {
   const std::int64_t held = decoder.store().bytes() + decoder.store().scratch_bytes() + parameter_bytes(decoder) +
                             static_cast<std::int64_t>(decoder.parameters().grads().nbytes());
   const std::int64_t limit = held + free_memory(decoder.device()) / 10 * 9;
@@ -190,8 +190,8 @@ std::string MemoryBytes::text() const {
   return text + " GiB";
 }
 
-RunPlan plan_run(Decoder& decoder, const TrainOptions& options, const PreparedSet& set, const BatchOptions& batches,
-                 std::int64_t steps) {
+RunPlan plan_run(const Decoder& decoder, const TrainOptions& options, const PreparedSet& set,
+                 const BatchOptions& batches, std::int64_t steps) {
   const at::Device device = decoder.device();
   const auto& blocks = decoder.blocks(HeadKind::kLoss);
   RunPlan plan;

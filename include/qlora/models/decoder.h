@@ -48,6 +48,7 @@ class Decoder {
 
   const ModelConfig& config() const { return config_; }
   ParameterSet& parameters() { return parameters_; }
+  const ParameterSet& parameters() const { return parameters_; }
   WeightStore& store() { return *store_; }
   const WeightStore& store() const { return *store_; }
   const std::vector<AdapterPlace>& adapters() const { return adapters_; }

@@ -72,8 +72,8 @@ struct RunPlan {
 // mode, whose numbers rest on nothing that the machine decides, nor with gradient_checkpointing: true, which asks for
 // the least memory. Throws OutOfMemory where max_memory_gib does not suffice.
 constexpr std::int64_t kMergedTokens = 8192;
-RunPlan plan_run(Decoder& decoder, const TrainOptions& options, const PreparedSet& set, const BatchOptions& batches,
-                 std::int64_t steps);
+RunPlan plan_run(const Decoder& decoder, const TrainOptions& options, const PreparedSet& set,
+                 const BatchOptions& batches, std::int64_t steps);
 
 // Bytes that may still be taken on the device; on the CPU also within the process's control group.
 std::int64_t free_memory(at::Device device);
