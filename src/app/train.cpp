@@ -1,6 +1,8 @@
 // The use case `qlora train`.
 #include <cstdio>
+#include <cstdlib>
 
+#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -285,6 +287,13 @@ class TrainRun {
   bool has_superseded_ = false;
 };
 
+// Before the first use of CUDA. What at::empty gives is written before it is read, so it need not be filled.
+void use_deterministic_kernels() {
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
+}
+
 int show_plan(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data) {
   const Json plan = plan_training(job, model, start, data);
   std::printf("%s", job.common.json ? (plan.dump() + "\n").c_str() : plan_text(plan).c_str());
@@ -296,8 +305,14 @@ int show_plan(const TrainJob& job, const fs::path& model, const AdapterStart& st
 int run_train(const TrainJob& given) {
   watch_signals();
   if (given.common.output_dir.empty()) throw UsageError("output_dir: name the folder that the adapter goes to");
+  if (given.train.deterministic) use_deterministic_kernels();
   TrainJob job = given;
   const fs::path model = model_folder_of(job.model);
+  if (fs::exists(job.common.output_dir) && fs::equivalent(job.common.output_dir, model)) {
+    throw UsageError(
+        fmt::format("output_dir: {} is the model's own folder, which training would write over; name another",
+                    job.common.output_dir));
+  }
   AdapterStart start = resolve_adapter(job, model);
   TrainingData data = open_training_data(job, model);
   if (job.common.dry_run) return show_plan(job, model, start, data);
