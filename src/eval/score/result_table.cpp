@@ -113,8 +113,8 @@ class BagMatcher {
   }
 
   bool match() {
-    const size_t rows = gold_.front().size();
-    return match_from(0, Column(rows, 0), Column(rows, 0));
+    const Column one_class(gold_.front().size(), 0);
+    return match_from(0, one_class, one_class);
   }
 
  private:
