@@ -13,6 +13,7 @@
 #include "qlora/core/progress.h"
 #include "qlora/core/signal.h"
 #include "qlora/data/prepare.h"
+#include "qlora/eval/generate_task.h"
 #include "qlora/eval/task_scores.h"
 #include "qlora/generate/generator.h"
 #include "qlora/text/chat_template.h"
@@ -275,17 +276,16 @@ class ModelEvaluation {
   }
 
   TaskResult generated(const std::vector<std::string>& answers) const {
-    TaskResult task;
-    task.task = "generate";
+    std::vector<EvalRow> rows;
     for (std::size_t i = 0; i < answers.size(); ++i) {
       EvalRow row;
       row.id = prompts_[i].id;
       row.prompt = prompts_[i].text;
       row.prediction = answers[i];
       row.gold = prompts_[i].gold;
-      task.rows.push_back(std::move(row));
+      rows.push_back(std::move(row));
     }
-    return task;
+    return score_answers(std::move(rows));
   }
 
   TaskResult perplexity(const std::string& name, Decoder& decoder) {

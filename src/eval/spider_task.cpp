@@ -135,7 +135,7 @@ SpiderScorer::Item SpiderScorer::prepare(const SpiderQuestion& question, const s
   item.row.extracted = extract_sql(answer);
   item.row.gold = question.gold;
   item.row.question = question.question;
-  item.row.database = question.database;
+  item.row.part = question.database;
   item.row.group = kHardnessNames.at(static_cast<size_t>(hardness));
   return item;
 }
@@ -208,11 +208,11 @@ void add_seen_unseen(TaskResult& task, const std::vector<std::string>& training_
     TaskResult part;
     part.scores = task.scores;
     std::copy_if(task.rows.begin(), task.rows.end(), std::back_inserter(part.rows),
-                 [&](const EvalRow& row) { return (seen.count(row.database) > 0) == wanted; });
+                 [&](const EvalRow& row) { return (seen.count(row.part) > 0) == wanted; });
     Json& out = task.details[wanted ? "seen" : "unseen"];
     out["n"] = part.rows.size();
     for (size_t i = 0; i < part.scores.size(); ++i) {
-      if (const auto mean = mean_score(part, i)) out[part.scores[i]] = *mean;
+      if (const auto mean = score_over_rows(part, i)) out[part.scores[i]] = *mean;
     }
   }
 }

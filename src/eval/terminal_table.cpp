@@ -135,7 +135,7 @@ std::string terminal_report(const Json& report, size_t width, bool colour) {
   std::string out;
   for (const auto& [name, run] : report["runs"].items()) {
     for (const auto& [task_name, task] : run["tasks"].items()) {
-      if (score_names(task_name).empty()) {  // answers alone
+      if (task["overall"].empty()) {  // answers alone
         const std::string head = fmt::format("{}: {}, {} rows generated", name, task_name, task["n"].get<size_t>());
         out += (out.empty() ? "" : "\n") + painted(head, "1", colour) + "\n";
         continue;

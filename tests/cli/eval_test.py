@@ -27,8 +27,8 @@ class EvalTest(unittest.TestCase):
     def setUp(self):
         self.root = pathlib.Path(tempfile.mkdtemp(dir=self.base))
 
-    def eval(self, *flags, tasks="perplexity", code=0, **options):
-        result = tiny_model.run("eval", "--model_name_or_path", self.model, "--eval_dataset", self.rows, "--tasks",
+    def eval(self, *flags, tasks="perplexity", code=0, rows=None, **options):
+        result = tiny_model.run("eval", "--model_name_or_path", self.model, "--eval_dataset", rows or self.rows, "--tasks",
                                 tasks, "--device", "cpu", "--quiet", "true", *flags, **options)
         self.assertEqual(result.returncode, code, result.stderr)
         return result
@@ -132,8 +132,29 @@ class EvalTest(unittest.TestCase):
         text = self.eval("--baseline", "true", *self.adapters("qlora")).stdout
         self.assertIn("perplexity", text)
         self.assertNotIn("%", text.replace("95 %", ""))
-        text = self.eval("--max_new_tokens", "2", "--limit", "3", tasks="generate").stdout
-        self.assertEqual(text, "base: generate, 3 rows generated\n")
+
+    def test_answers_are_scored_where_rows_carry_one(self):
+        flags = ("--max_new_tokens", "2", "--limit", "3")
+        text = self.eval(*flags, tasks="generate").stdout
+        self.assertRegex(text, r"(?s)base: generate, 3 rows.*bleu +0\.00\n.*rougeL +0\.00 %")
+        self.eval(*flags, "--require", "generate.bleu:1", tasks="generate", code=7)
+        bare = self.root / "bare.jsonl"
+        bare.write_text('{"messages": [{"role": "user", "content": "How many?"}]}\n' * 3)
+        self.assertEqual(self.eval(*flags, rows=bare, tasks="generate").stdout,
+                         "base: generate, 3 rows generated\n")
+        missing = self.eval(*flags, "--require", "generate.bleu:1", rows=bare, tasks="generate", code=3)
+        self.assertIn("no row of the task 'generate' could be scored", missing.stderr)
+        mixed = self.root / "mixed.jsonl"
+        mixed.write_text(bare.read_text().splitlines()[0] + "\n" + self.rows.read_text().splitlines()[0] + "\n")
+        out = self.root / "out"
+        report = json.loads(self.eval(*flags, "--json", "true", "--baseline", "true", "--output_dir", out,
+                                      *self.adapters("qlora"), rows=mixed, tasks="generate").stdout)
+        task = report["runs"]["qlora"]["tasks"]["generate"]
+        self.assertEqual((task["n"], task["n_scored"]), (2, 1))
+        self.assertEqual(set(task["overall"]), {"exact_string", "bleu", "chrf", "rouge1", "rouge2", "rougeL"})
+        self.assertEqual(sum(report["paired"]["qlora"]["generate"]["chrf"][k] for k in ("wins", "losses", "ties")), 1)
+        rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        self.assertEqual(["chrf" in row for row in rows], [False, True, False, True])
 
     def test_dry_run_prints_the_plan(self):
         flags = ("--dry_run", "true", "--limit", "4", "--baseline", "true", *self.adapters("qlora"))
