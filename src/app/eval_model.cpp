@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "qlora/app/base_model.h"
+#include "qlora/app/eval_mmlu.h"
 #include "qlora/app/eval_predictions.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
@@ -25,10 +26,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
-
-bool wants(const EvalJob& job, const char* task) {
-  return std::find(job.eval.tasks.begin(), job.eval.tasks.end(), task) != job.eval.tasks.end();
-}
 
 // One entry of the report.
 struct PlannedRun {
@@ -160,31 +157,33 @@ class ModelEvaluation {
       : job_(job),
         model_(model_folder_of(job.model)),
         dataset_(open_rows(job)),
-        part_(part_of(dataset_, job.eval)),
-        encoder_(model_, data_options(job), {&dataset_}) {
-    if (wants(job, "spider")) {
+        part_(dataset_ ? part_of(*dataset_, job.eval) : RowRange{}),
+        encoder_(model_, data_options(job), datasets()) {
+    if (has_task(job.eval, "spider")) {
       const SpiderPlaces places = find_spider_places(job);
       questions_ = read_spider_questions(job);
       // Before the weights: the scorer forks its workers while the process is small.
       if (!job.common.dry_run)
-        scorer_ = std::make_unique<SpiderScorer>(places.tables, places.db_dir, sandbox_limits(job.eval));
+        scorer_ =
+            std::make_unique<SpiderScorer>(places.tables, places.db_dir, sandbox_limits(job.eval), job.eval.plug_value);
     }
+    if (has_task(job.eval, "mmlu")) mmlu_.emplace(job, encoder_.tokenizer());
     for (const std::string& folder : job.eval.adapter) adapters_.push_back(load_lora_adapter(folder));
     runs_ = plan_runs(job, adapters_);
     base_with(runs_.front().settings);
   }
 
   int run() {
-    if (wants(job_, "spider") || wants(job_, "generate")) {
-      prompts_ = render_prompts(dataset_, encoder_, part_);
+    if (has_task(job_.eval, "spider") || has_task(job_.eval, "generate")) {
+      prompts_ = render_prompts(*dataset_, encoder_, part_);
       for (std::size_t i = 0; i < questions_.size() && i < prompts_.size(); ++i)
         questions_[i].prompt = prompts_[i].text;
     }
-    if (wants(job_, "perplexity")) {
+    if (has_task(job_.eval, "perplexity")) {
       const ModelLimits limits = resolve_limits(job_.data, read_model_limits(model_));
-      perplexity_rows_ = encode_part(dataset_, encoder_, limits, part_);
+      perplexity_rows_ = encode_part(*dataset_, encoder_, limits, part_);
     }
-    if (job_.common.dry_run) return print_eval_plan(job_, part_.end - part_.begin, plan());
+    if (job_.common.dry_run) return print_eval_plan(job_, dataset_ ? part_.end - part_.begin : mmlu_->size(), plan());
     const auto start = Clock::now();
     for (const PlannedRun& run : runs_) {
       BaseModel& base = base_with(run.settings);
@@ -199,9 +198,14 @@ class ModelEvaluation {
   }
 
  private:
-  static Dataset open_rows(const EvalJob& job) {
+  static std::optional<Dataset> open_rows(const EvalJob& job) {
+    if (!needs_rows(job.eval)) return std::nullopt;
     if (job.data.eval_dataset.empty()) throw UsageError("eval_dataset: name the rows to evaluate on");
     return Dataset(job.data.eval_dataset, Dataset::Role::kEvaluation, static_cast<std::uint64_t>(job.common.seed));
+  }
+
+  std::vector<const Dataset*> datasets() const {
+    return dataset_ ? std::vector<const Dataset*>{&*dataset_} : std::vector<const Dataset*>{};
   }
 
   // The base held so. One is in memory at a time: adapters that were trained alike share it.
@@ -226,11 +230,12 @@ class ModelEvaluation {
     const std::string& name = planned.name;
     EvalRun run{name, planned.folder, {}};
     std::vector<std::string> answers;
-    if (wants(job_, "spider") || wants(job_, "generate")) answers = generate(name, decoder);
+    if (has_task(job_.eval, "spider") || has_task(job_.eval, "generate")) answers = generate(name, decoder);
     for (const std::string& task : job_.eval.tasks) {
       if (task == "spider") run.tasks.push_back(scorer_->score(questions_, answers, job_.eval.extract));
       if (task == "generate") run.tasks.push_back(generated(answers));
       if (task == "perplexity") run.tasks.push_back(perplexity(name, decoder));
+      if (task == "mmlu") run.tasks.push_back(mmlu_->run(name, decoder));
     }
     results_.runs.push_back(std::move(run));
   }
@@ -309,11 +314,12 @@ class ModelEvaluation {
 
   const EvalJob& job_;
   fs::path model_;
-  Dataset dataset_;
+  std::optional<Dataset> dataset_;
   RowRange part_;
   RowEncoder encoder_;
   std::vector<SpiderQuestion> questions_;
   std::unique_ptr<SpiderScorer> scorer_;
+  std::optional<MmluEvaluation> mmlu_;
   std::vector<LoraAdapter> adapters_;
   std::vector<PlannedRun> runs_;  // in the report's order
   std::unique_ptr<BaseModel> base_;

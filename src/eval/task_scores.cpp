@@ -40,10 +40,19 @@ void check_required(const RequiredScore& required, const std::vector<std::string
 
 }  // namespace
 
+bool has_task(const EvalOptions& options, const std::string& task) {
+  return contains(options.tasks, task);
+}
+
+bool needs_rows(const EvalOptions& options) {
+  return std::any_of(options.tasks.begin(), options.tasks.end(), [](const auto& task) { return task != "mmlu"; });
+}
+
 std::vector<std::string> score_names(const std::string& task) {
   if (task == "spider") return spider_score_names();
   if (task == "perplexity") return perplexity_scores();
   if (task == "generate") return text_score_names();
+  if (task == "mmlu") return {"acc"};
   return {};
 }
 

@@ -62,6 +62,21 @@ void add_groups(HtmlPage& page, const Json& report, const std::string& task, con
   page.table(rows);
 }
 
+// How many answers have something around their SQL.
+void add_answers(HtmlPage& page, const Json& report, const std::string& task) {
+  Rows rows = {{"answers"}};
+  for (const auto& [name, run] : report["runs"].items()) {
+    if (!run["tasks"].contains(task) || !run["tasks"][task].contains("answers")) continue;
+    rows[0].push_back(name);
+    size_t r = 0;
+    for (const auto& [part, count] : run["tasks"][task]["answers"].items()) {
+      if (rows.size() == ++r) rows.push_back({part});
+      rows[r].push_back(count.dump());
+    }
+  }
+  if (rows.size() > 1) page.table(rows);
+}
+
 void add_pairs(HtmlPage& page, const std::string& run, const Json& scores) {
   Rows rows = {{"score", "base", run, "difference", "95 % from", "to", "wins", "losses", "ties", "p"}};
   for (const auto& [score, p] : scores.items()) {
@@ -113,6 +128,7 @@ std::string eval_page(const Json& report, const std::vector<FlippedAnswer>& flip
   for (const auto& task : tasks) {
     page.heading(task);
     add_scores(page, report, task);
+    add_answers(page, report, task);
     for (const auto& [run, pairs] : report["paired"].items()) {
       if (!pairs.contains(task)) continue;
       page.heading(fmt::format("{} against base, {}", run, task));

@@ -8,6 +8,11 @@
 
 namespace qlora {
 
+bool has_task(const EvalOptions& options, const std::string& task);
+
+// Whether some task is over the rows of eval_dataset: all but mmlu, which brings its own questions.
+bool needs_rows(const EvalOptions& options);
+
 // The names of a task's scores; those of `generate` are there where rows carry an answer.
 std::vector<std::string> score_names(const std::string& task);
 
