@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "qlora/app/adapter_runs.h"
 #include "qlora/app/base_model.h"
 #include "qlora/app/eval_mmlu.h"
 #include "qlora/app/eval_predictions.h"
@@ -35,65 +36,20 @@ struct PlannedRun {
   BaseSettings settings;
 };
 
-// The base's settings for one run: as the command says, else as the adapter was trained, else dense. A
-// use_bnb_nested_quant that equals its default counts as not given.
-BaseSettings settings_of(const EvalJob& job, const LoraAdapter* adapter) {
-  const bool trained_in_4bit = adapter != nullptr && adapter->record && adapter->record->quant_type == "nf4";
-  BaseSettings settings;
-  settings.device = choose_device(job.common.device);
-  settings.dtype = choose_dtype(job.model.dtype, settings.device);
-  settings.dequantize_cache_bytes = dequantize_cache_bytes(job.model, settings.device);
-  settings.quantize = job.model.load_in_4bit.value_or(trained_in_4bit);
-  settings.nested = job.model.use_bnb_nested_quant && (!trained_in_4bit || adapter->record->nested);
-  return settings;
-}
-
-bool same_base(const BaseSettings& a, const BaseSettings& b) {
-  return a.quantize == b.quantize && (!a.quantize || a.nested == b.nested);
-}
-
-std::string words_for(const BaseSettings& settings) {
-  if (!settings.quantize) return "without quantization";
-  return settings.nested ? "in 4 bits with double quantization" : "in 4 bits without double quantization";
-}
-
-// The folder's name, made unique among the runs.
 std::string name_of(const fs::path& folder, const std::vector<PlannedRun>& runs) {
-  const fs::path clean = folder.filename().empty() ? folder.parent_path() : folder;
-  std::string name = clean.filename().string();
-  const auto taken = [&](const PlannedRun& run) { return run.name == name; };
-  for (int i = 2; std::any_of(runs.begin(), runs.end(), taken); ++i)
-    name = fmt::format("{}-{}", clean.filename().string(), i);
-  return name;
-}
-
-// What the rows are rendered with. auto: as the adapters were trained, where they brought a template along.
-DataOptions data_options(const EvalJob& job) {
-  DataOptions options = job.data;
-  if (options.chat_template != "auto") return options;
-  std::string source;
-  for (const fs::path folder : job.eval.adapter) {
-    const auto own = load_chat_template(folder);
-    if (own == nullptr || own->source() == source) continue;
-    if (!source.empty()) {
-      throw UsageError(
-          fmt::format("adapter: {} was trained with another chat template than {}; evaluate them apart, or "
-                      "name the chat_template for all",
-                      folder.string(), options.chat_template));
-    }
-    source = own->source();
-    options.chat_template = folder.string();
-  }
-  return options;
+  std::vector<std::string> taken;
+  for (const PlannedRun& run : runs) taken.push_back(run.name);
+  return name_of(folder, taken);
 }
 
 std::vector<PlannedRun> plan_runs(const EvalJob& job, const std::vector<LoraAdapter>& adapters) {
   std::vector<PlannedRun> runs;
   if (job.eval.baseline || adapters.empty())
-    runs.push_back({"base", "", nullptr, settings_of(job, adapters.empty() ? nullptr : &adapters.front())});
+    runs.push_back(
+        {"base", "", nullptr, settings_of(job.common, job.model, adapters.empty() ? nullptr : &adapters.front())});
   for (std::size_t i = 0; i < adapters.size(); ++i) {
     const std::string& folder = job.eval.adapter[i];
-    runs.push_back({name_of(folder, runs), folder, &adapters[i], settings_of(job, &adapters[i])});
+    runs.push_back({name_of(folder, runs), folder, &adapters[i], settings_of(job.common, job.model, &adapters[i])});
     if (!job.eval.baseline || same_base(runs[0].settings, runs.back().settings)) continue;
     throw UsageError(
         fmt::format("baseline: one base cannot be paired with {}, trained over a base {}, and {}, over one {}; set "
@@ -158,7 +114,7 @@ class ModelEvaluation {
         model_(model_folder_of(job.model)),
         dataset_(open_rows(job)),
         part_(dataset_ ? part_of(*dataset_, job.eval) : RowRange{}),
-        encoder_(model_, data_options(job), datasets()) {
+        encoder_(model_, with_adapters_template(job.data, job.eval.adapter), datasets()) {
     if (has_task(job.eval, "spider")) {
       const SpiderPlaces places = find_spider_places(job);
       questions_ = read_spider_questions(job);

@@ -174,7 +174,7 @@ void declare(Schema<ChatJob>& schema) {
   using J = ChatJob;
   schema.key("adapter", &J::adapter, "An adapter's folder. May be given several times; /adapter NAME swaps.")
       .synonyms({"adapters"});
-  schema.group("Common", &J::common);
+  schema.group("Common", &J::common, {.without = {"output_dir"}});
   schema.group("Model", &J::model, {.without = {"method"}});
   schema.group("Data", &J::data, {.only = {"chat_template", "chat_template_kwargs", "system_prompt"}});
   schema.group("Generation", &J::generate, {.without = {"batch_size"}});

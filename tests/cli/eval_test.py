@@ -123,6 +123,41 @@ class EvalTest(unittest.TestCase):
         runs = [json.loads(line)["run"] for line in path.read_text().splitlines()]
         self.assertEqual(runs, ["base"] * 6 + ["qlora"] * 6)
 
+    def test_mmlu(self):
+        """5 shots and a few questions of two subjects; it needs no rows."""
+        folder = self.root / "mmlu"
+        for part, count in (("dev", 5), ("test", 4)):
+            (folder / part).mkdir(parents=True)
+            for subject in ("anatomy", "virology"):
+                (folder / part / f"{subject}_{part}.csv").write_text("question,choice0,choice1,choice2,choice3,answer\n" + "".join(
+                    f'"{subject} {i}?",a,b,c,d,{i % 4}\n' for i in range(count)))
+        out = self.root / "out"
+        source = ("--model_name_or_path", self.model, "--device", "cpu", "--tasks", "mmlu", "--quiet", "true")
+        flags = ("--mmlu_dir", folder, "--mmlu_limit", 3)
+        result = tiny_model.run("eval", *source, *flags, *self.adapters("qlora"), "--baseline", "true", "--json", "true",
+                                "--output_dir", out, "--require", "mmlu.acc:0")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("2 of the 57 subjects", result.stderr)
+        report = json.loads(result.stdout)
+        task = report["runs"]["qlora"]["tasks"]["mmlu"]
+        self.assertEqual((task["n"], task["by"]["stem"]["n"], task["by"]["humanities"]["n"]), (6, 3, 0))
+        self.assertEqual({s: v["n"] for s, v in task["by_subject"].items()}, {"anatomy": 3, "virology": 3})
+        pair = report["paired"]["qlora"]["mmlu"]["acc"]
+        self.assertEqual(pair["wins"] + pair["losses"] + pair["ties"], 6)
+        rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        self.assertEqual([len(row["log_likelihoods"]) for row in rows], [4] * 12)
+        self.assertEqual(rows[1]["id"], "anatomy/1")
+        for row in rows:
+            best = max(range(4), key=lambda i: row["log_likelihoods"][i])
+            self.assertEqual((row["prediction"], row["acc"]), ("ABCD"[best], float("ABCD"[best] == row["gold"])))
+        self.assertIn("by subject", (out / "report.html").read_text())
+        plan = tiny_model.run("eval", *source, *flags, "--dry_run", "true")
+        self.assertEqual(plan.stdout, "6 rows; tasks: mmlu; runs: base\n")
+        missing = tiny_model.run("eval", *source)
+        self.assertEqual((missing.returncode, "mmlu_dir" in missing.stderr), (2, True), missing.stderr)
+        absent = tiny_model.run("eval", *source, "--mmlu_dir", self.root / "absent")
+        self.assertEqual((absent.returncode, "test/NAME_test.csv" in absent.stderr), (3, True), absent.stderr)
+
     def test_require_is_checked_first(self):
         self.refused("spider", "perplexity", flags=("--require", "spider.execution:0.5"))
         self.refused("accuracy", "nll, loss, perplexity", flags=("--require", "perplexity.accuracy:0.5"))
