@@ -34,7 +34,7 @@ std::string words_for(const BaseSettings& settings) {
 std::string name_of(const fs::path& folder, const std::vector<std::string>& taken) {
   const fs::path clean = folder.filename().empty() ? folder.parent_path() : folder;
   std::string name = clean.filename().string();
-  for (int i = 2; std::find(taken.begin(), taken.end(), name) != taken.end(); ++i)
+  for (int i = 2; name == "base" || std::find(taken.begin(), taken.end(), name) != taken.end(); ++i)
     name = fmt::format("{}-{}", clean.filename().string(), i);
   return name;
 }

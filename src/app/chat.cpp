@@ -91,6 +91,11 @@ class Chat {
           job.adapter[0], words_for(settings), job.adapter[i], words_for(settings_for(i))));
     }
     voice_ = adapters_.empty() ? 0 : 1;
+    if (job.common.dry_run) {
+      read_model_config(model_);
+      return;
+    }
+    fetch_weights(job.model, model_);
     base_ = std::make_unique<BaseModel>(model_, settings);
     for (std::size_t i = 0; i < adapters_.size(); ++i)
       warn_of_another_base(adapters_[i], job.adapter[i], base_->folder());

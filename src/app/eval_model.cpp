@@ -126,6 +126,11 @@ class ModelEvaluation {
     if (has_task(job.eval, "mmlu")) mmlu_.emplace(job, encoder_.tokenizer());
     for (const std::string& folder : job.eval.adapter) adapters_.push_back(load_lora_adapter(folder));
     runs_ = plan_runs(job, adapters_);
+    if (job.common.dry_run) {
+      read_model_config(model_);
+      return;
+    }
+    fetch_weights(job.model, model_);
     base_with(runs_.front().settings);
   }
 

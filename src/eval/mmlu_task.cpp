@@ -8,7 +8,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/formats/csv.h"
-#include "qlora/text/jinja_unicode.h"
+#include "qlora/text/jinja/unicode.h"
 
 namespace qlora {
 namespace {

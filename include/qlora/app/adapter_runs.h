@@ -19,7 +19,7 @@ bool same_base(const BaseSettings& a, const BaseSettings& b);
 // "in 4 bits with double quantization", ...
 std::string words_for(const BaseSettings& settings);
 
-// The folder's name, with -2, -3, ... behind it where `taken` has it already.
+// The folder's name, with -2, -3, ... behind it where `taken` has it already; "base" is the bare base's alone.
 std::string name_of(const std::filesystem::path& folder, const std::vector<std::string>& taken);
 
 // What text is rendered with. auto: as the adapters were trained, where they brought a template along. Throws

@@ -6,7 +6,7 @@
 #include "qlora/eval/score/ngrams.h"
 #include "qlora/eval/score/spider_schema.h"
 #include "qlora/eval/score/sql_text.h"
-#include "qlora/text/jinja_unicode.h"
+#include "qlora/text/jinja/unicode.h"
 
 namespace qlora {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <iterator>
 
-#include "qlora/text/jinja_unicode.h"
+#include "qlora/text/jinja/unicode.h"
 #include "qlora/text/tokenizer/unicode.h"
 
 namespace qlora {
