@@ -6,6 +6,7 @@
 
 #include "qlora/core/error.h"
 #include "qlora/text/chat_template.h"
+#include "qlora/weights/load.h"
 
 namespace qlora {
 

@@ -14,7 +14,6 @@
 #include "qlora/data/row_encoder.h"
 #include "qlora/generate/generator.h"
 #include "qlora/text/chat_template.h"
-#include "qlora/weights/load.h"
 
 namespace qlora {
 namespace {

@@ -36,7 +36,7 @@ struct PlannedRun {
   BaseSettings settings;
 };
 
-std::string name_of(const fs::path& folder, const std::vector<PlannedRun>& runs) {
+std::string name_among(const std::vector<PlannedRun>& runs, const fs::path& folder) {
   std::vector<std::string> taken;
   for (const PlannedRun& run : runs) taken.push_back(run.name);
   return name_of(folder, taken);
@@ -49,7 +49,7 @@ std::vector<PlannedRun> plan_runs(const EvalJob& job, const std::vector<LoraAdap
         {"base", "", nullptr, settings_of(job.common, job.model, adapters.empty() ? nullptr : &adapters.front())});
   for (std::size_t i = 0; i < adapters.size(); ++i) {
     const std::string& folder = job.eval.adapter[i];
-    runs.push_back({name_of(folder, runs), folder, &adapters[i], settings_of(job.common, job.model, &adapters[i])});
+    runs.push_back({name_among(runs, folder), folder, &adapters[i], settings_of(job.common, job.model, &adapters[i])});
     if (!job.eval.baseline || same_base(runs[0].settings, runs.back().settings)) continue;
     throw UsageError(
         fmt::format("baseline: one base cannot be paired with {}, trained over a base {}, and {}, over one {}; set "

@@ -7,6 +7,8 @@ import unittest
 
 import tiny_model
 
+EMBEDDED = tiny_model.SOURCE / "data/base-model"
+
 
 class ChatTest(unittest.TestCase):
     @classmethod
@@ -22,14 +24,16 @@ class ChatTest(unittest.TestCase):
                 "lora", "--learning_rate", rate)
             assert result.returncode == 0, result.stderr
 
-    def chat(self, text, *flags, code=0):
-        result = tiny_model.run("chat", "--model_name_or_path", self.model, "--device", "cpu", "--max_new_tokens", 8,
-                                *flags, input=text)
+    def chat(self, text, *flags, code=0, model=None):
+        if "--max_new_tokens" not in flags:
+            flags += ("--max_new_tokens", 8)
+        result = tiny_model.run("chat", "--model_name_or_path", model or self.model, "--device", "cpu", *flags,
+                                input=text)
         self.assertEqual(result.returncode, code, result.stderr)
         return result
 
-    def turns(self, text, *flags):
-        return [json.loads(line) for line in self.chat(text, "--json", "true", *flags).stdout.splitlines()]
+    def turns(self, text, *flags, **options):
+        return [json.loads(line) for line in self.chat(text, "--json", "true", *flags, **options).stdout.splitlines()]
 
     def adapters(self, *names):
         return [part for name in names for part in ("--adapter", self.base / name)]
@@ -53,18 +57,21 @@ class ChatTest(unittest.TestCase):
         self.assertEqual({turn["adapter"]: turn["answer"] for turn in turns}, expected)
 
     def test_a_conversation_goes_on_until_it_is_reset(self):
-        first, second, again = self.turns("How many?\nHow many?\n/reset\n\nHow many?\n")
-        self.assertEqual(first["answer"], again["answer"])
-        self.assertNotEqual(first["answer"], second["answer"])
+        first, second = "List the names of pets.", "How many cars are there?"
+        turns = self.turns(f"{first}\n{second}\n/reset\n\n{second}\n", "--max_new_tokens", 24, model=EMBEDDED)
+        self.assertEqual([turn["message"] for turn in turns], [first, second, second])
+        self.assertIn("cars", turns[2]["answer"])
+        self.assertNotEqual(turns[1]["answer"], turns[2]["answer"], "the second answer knows the first question")
 
     def test_text_streams_to_stdout_and_ends_before_a_stop(self):
-        answer = self.turns("How many?\n")[0]["answer"]
-        result = self.chat("How many?\n")
+        ask, flags = "How many cars are there?\n", ("--max_new_tokens", 24)
+        answer = self.turns(ask, *flags, model=EMBEDDED)[0]["answer"]
+        result = self.chat(ask, *flags, model=EMBEDDED)
         self.assertEqual(result.stdout, answer + "\n")
         self.assertIn("/adapter NAME", result.stderr)
-        stop = answer[3:5]
-        self.assertEqual(self.chat("How many?\n", "--stop", stop, "--quiet", "true").stdout,
-                         answer[:answer.index(stop)] + "\n")
+        for stop in ("SELECT count", "```"):
+            self.assertEqual(self.chat(ask, *flags, "--stop", stop, "--quiet", "true", model=EMBEDDED).stdout,
+                             answer[:answer.index(stop)] + "\n")
         self.assertEqual(self.chat("").stdout, "")
 
     def test_what_cannot_be_is_refused(self):
