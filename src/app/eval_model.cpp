@@ -6,13 +6,16 @@
 
 #include <fmt/format.h>
 
+#include "qlora/app/adapter_runs.h"
 #include "qlora/app/base_model.h"
+#include "qlora/app/eval_mmlu.h"
 #include "qlora/app/eval_predictions.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/core/progress.h"
 #include "qlora/core/signal.h"
 #include "qlora/data/prepare.h"
+#include "qlora/eval/generate_task.h"
 #include "qlora/eval/task_scores.h"
 #include "qlora/generate/generator.h"
 #include "qlora/text/chat_template.h"
@@ -25,10 +28,6 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-bool wants(const EvalJob& job, const char* task) {
-  return std::find(job.eval.tasks.begin(), job.eval.tasks.end(), task) != job.eval.tasks.end();
-}
-
 // One entry of the report.
 struct PlannedRun {
   std::string name;
@@ -37,65 +36,20 @@ struct PlannedRun {
   BaseSettings settings;
 };
 
-// The base's settings for one run: as the command says, else as the adapter was trained, else dense. A
-// use_bnb_nested_quant that equals its default counts as not given.
-BaseSettings settings_of(const EvalJob& job, const LoraAdapter* adapter) {
-  const bool trained_in_4bit = adapter != nullptr && adapter->record && adapter->record->quant_type == "nf4";
-  BaseSettings settings;
-  settings.device = choose_device(job.common.device);
-  settings.dtype = choose_dtype(job.model.dtype, settings.device);
-  settings.dequantize_cache_bytes = dequantize_cache_bytes(job.model, settings.device);
-  settings.quantize = job.model.load_in_4bit.value_or(trained_in_4bit);
-  settings.nested = job.model.use_bnb_nested_quant && (!trained_in_4bit || adapter->record->nested);
-  return settings;
-}
-
-bool same_base(const BaseSettings& a, const BaseSettings& b) {
-  return a.quantize == b.quantize && (!a.quantize || a.nested == b.nested);
-}
-
-std::string words_for(const BaseSettings& settings) {
-  if (!settings.quantize) return "without quantization";
-  return settings.nested ? "in 4 bits with double quantization" : "in 4 bits without double quantization";
-}
-
-// The folder's name, made unique among the runs; "base" is the bare base's alone.
-std::string name_of(const fs::path& folder, const std::vector<PlannedRun>& runs) {
-  const fs::path clean = folder.filename().empty() ? folder.parent_path() : folder;
-  std::string name = clean.filename().string();
-  const auto taken = [&](const PlannedRun& run) { return run.name == name; };
-  for (int i = 2; name == "base" || std::any_of(runs.begin(), runs.end(), taken); ++i)
-    name = fmt::format("{}-{}", clean.filename().string(), i);
-  return name;
-}
-
-// What the rows are rendered with. auto: as the adapters were trained, where they brought a template along.
-DataOptions data_options(const EvalJob& job) {
-  DataOptions options = job.data;
-  if (options.chat_template != "auto") return options;
-  std::string source;
-  for (const fs::path folder : job.eval.adapter) {
-    const auto own = load_chat_template(folder);
-    if (own == nullptr || own->source() == source) continue;
-    if (!source.empty()) {
-      throw UsageError(
-          fmt::format("adapter: {} was trained with another chat template than {}; evaluate them apart, or "
-                      "name the chat_template for all",
-                      folder.string(), options.chat_template));
-    }
-    source = own->source();
-    options.chat_template = folder.string();
-  }
-  return options;
+std::string name_among(const std::vector<PlannedRun>& runs, const fs::path& folder) {
+  std::vector<std::string> taken;
+  for (const PlannedRun& run : runs) taken.push_back(run.name);
+  return name_of(folder, taken);
 }
 
 std::vector<PlannedRun> plan_runs(const EvalJob& job, const std::vector<LoraAdapter>& adapters) {
   std::vector<PlannedRun> runs;
   if (job.eval.baseline || adapters.empty())
-    runs.push_back({"base", "", nullptr, settings_of(job, adapters.empty() ? nullptr : &adapters.front())});
+    runs.push_back(
+        {"base", "", nullptr, settings_of(job.common, job.model, adapters.empty() ? nullptr : &adapters.front())});
   for (std::size_t i = 0; i < adapters.size(); ++i) {
     const std::string& folder = job.eval.adapter[i];
-    runs.push_back({name_of(folder, runs), folder, &adapters[i], settings_of(job, &adapters[i])});
+    runs.push_back({name_among(runs, folder), folder, &adapters[i], settings_of(job.common, job.model, &adapters[i])});
     if (!job.eval.baseline || same_base(runs[0].settings, runs.back().settings)) continue;
     throw UsageError(
         fmt::format("baseline: one base cannot be paired with {}, trained over a base {}, and {}, over one {}; set "
@@ -159,15 +113,17 @@ class ModelEvaluation {
       : job_(job),
         model_(model_folder_of(job.model)),
         dataset_(open_rows(job)),
-        part_(part_of(dataset_, job.eval)),
-        encoder_(model_, data_options(job), {&dataset_}) {
-    if (wants(job, "spider")) {
+        part_(dataset_ ? part_of(*dataset_, job.eval) : RowRange{}),
+        encoder_(model_, with_adapters_template(job.data, job.eval.adapter), datasets()) {
+    if (has_task(job.eval, "spider")) {
       const SpiderPlaces places = find_spider_places(job);
       questions_ = read_spider_questions(job);
       // Before the weights: the scorer forks its workers while the process is small.
       if (!job.common.dry_run)
-        scorer_ = std::make_unique<SpiderScorer>(places.tables, places.db_dir, sandbox_limits(job.eval));
+        scorer_ =
+            std::make_unique<SpiderScorer>(places.tables, places.db_dir, sandbox_limits(job.eval), job.eval.plug_value);
     }
+    if (has_task(job.eval, "mmlu")) mmlu_.emplace(job, encoder_.tokenizer());
     for (const std::string& folder : job.eval.adapter) adapters_.push_back(load_lora_adapter(folder));
     runs_ = plan_runs(job, adapters_);
     if (job.common.dry_run) {
@@ -179,16 +135,16 @@ class ModelEvaluation {
   }
 
   int run() {
-    if (wants(job_, "spider") || wants(job_, "generate")) {
-      prompts_ = render_prompts(dataset_, encoder_, part_);
+    if (has_task(job_.eval, "spider") || has_task(job_.eval, "generate")) {
+      prompts_ = render_prompts(*dataset_, encoder_, part_);
       for (std::size_t i = 0; i < questions_.size() && i < prompts_.size(); ++i)
         questions_[i].prompt = prompts_[i].text;
     }
-    if (wants(job_, "perplexity")) {
+    if (has_task(job_.eval, "perplexity")) {
       const ModelLimits limits = resolve_limits(job_.data, read_model_limits(model_));
-      perplexity_rows_ = encode_part(dataset_, encoder_, limits, part_);
+      perplexity_rows_ = encode_part(*dataset_, encoder_, limits, part_);
     }
-    if (job_.common.dry_run) return print_eval_plan(job_, part_.end - part_.begin, plan());
+    if (job_.common.dry_run) return print_eval_plan(job_, dataset_ ? part_.end - part_.begin : mmlu_->size(), plan());
     const auto start = Clock::now();
     for (const PlannedRun& run : runs_) {
       BaseModel& base = base_with(run.settings);
@@ -203,9 +159,14 @@ class ModelEvaluation {
   }
 
  private:
-  static Dataset open_rows(const EvalJob& job) {
+  static std::optional<Dataset> open_rows(const EvalJob& job) {
+    if (!needs_rows(job.eval)) return std::nullopt;
     if (job.data.eval_dataset.empty()) throw UsageError("eval_dataset: name the rows to evaluate on");
     return Dataset(job.data.eval_dataset, Dataset::Role::kEvaluation, static_cast<std::uint64_t>(job.common.seed));
+  }
+
+  std::vector<const Dataset*> datasets() const {
+    return dataset_ ? std::vector<const Dataset*>{&*dataset_} : std::vector<const Dataset*>{};
   }
 
   // The base held so. One is in memory at a time: adapters that were trained alike share it.
@@ -230,11 +191,12 @@ class ModelEvaluation {
     const std::string& name = planned.name;
     EvalRun run{name, planned.folder, {}};
     std::vector<std::string> answers;
-    if (wants(job_, "spider") || wants(job_, "generate")) answers = generate(name, decoder);
+    if (has_task(job_.eval, "spider") || has_task(job_.eval, "generate")) answers = generate(name, decoder);
     for (const std::string& task : job_.eval.tasks) {
       if (task == "spider") run.tasks.push_back(scorer_->score(questions_, answers, job_.eval.extract));
       if (task == "generate") run.tasks.push_back(generated(answers));
       if (task == "perplexity") run.tasks.push_back(perplexity(name, decoder));
+      if (task == "mmlu") run.tasks.push_back(mmlu_->run(name, decoder));
     }
     results_.runs.push_back(std::move(run));
   }
@@ -280,17 +242,16 @@ class ModelEvaluation {
   }
 
   TaskResult generated(const std::vector<std::string>& answers) const {
-    TaskResult task;
-    task.task = "generate";
+    std::vector<EvalRow> rows;
     for (std::size_t i = 0; i < answers.size(); ++i) {
       EvalRow row;
       row.id = prompts_[i].id;
       row.prompt = prompts_[i].text;
       row.prediction = answers[i];
       row.gold = prompts_[i].gold;
-      task.rows.push_back(std::move(row));
+      rows.push_back(std::move(row));
     }
-    return task;
+    return score_answers(std::move(rows));
   }
 
   TaskResult perplexity(const std::string& name, Decoder& decoder) {
@@ -314,11 +275,12 @@ class ModelEvaluation {
 
   const EvalJob& job_;
   fs::path model_;
-  Dataset dataset_;
+  std::optional<Dataset> dataset_;
   RowRange part_;
   RowEncoder encoder_;
   std::vector<SpiderQuestion> questions_;
   std::unique_ptr<SpiderScorer> scorer_;
+  std::optional<MmluEvaluation> mmlu_;
   std::vector<LoraAdapter> adapters_;
   std::vector<PlannedRun> runs_;  // in the report's order
   std::unique_ptr<BaseModel> base_;

@@ -115,7 +115,7 @@ SandboxLimits sandbox_limits(const EvalOptions& options) {
 int run_eval_predictions(const EvalJob& job) {
   check_options(job.eval);
   const SpiderPlaces places = find_spider_places(job);
-  SpiderScorer scorer(places.tables, places.db_dir, sandbox_limits(job.eval));
+  SpiderScorer scorer(places.tables, places.db_dir, sandbox_limits(job.eval), job.eval.plug_value);
   auto runs = read_predictions(job.eval.predictions);
   const auto questions = read_spider_questions(job);
   const auto gold_of = [&](const PredictedRun& run) {

@@ -4,6 +4,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "qlora/core/schema.h"
+#include "qlora/eval/task_scores.h"
 
 namespace qlora {
 namespace {
@@ -144,15 +145,19 @@ void declare(Schema<EvalJob>& schema) {
   schema.group("Generation", &J::generate);
   schema.group("Evaluation", &J::eval);
   schema.rule("tasks", [](const J& job) {
-    return unless(!job.eval.tasks.empty(), "missing: name spider, perplexity or generate");
+    return unless(!job.eval.tasks.empty(), "missing: name spider, perplexity, mmlu or generate");
   });
   schema.rule("model_name_or_path", [](const J& job) {
     const bool has_answers = !job.model.model_name_or_path.empty() || !job.eval.predictions.empty();
     return unless(has_answers, "missing: name the model's folder, or a file of predictions");
   });
   schema.rule("eval_dataset", [](const J& job) {
-    const bool has_rows = !job.data.eval_dataset.empty() || !job.eval.gold.empty();
-    return unless(has_rows, "missing: name a file or folder of rows");
+    const bool has_rows = !job.data.eval_dataset.empty() || !job.eval.gold.empty() || !job.eval.predictions.empty();
+    return unless(has_rows || !needs_rows(job.eval), "missing: name a file or folder of rows");
+  });
+  schema.rule("mmlu_dir", [](const J& job) {
+    return unless(!has_task(job.eval, "mmlu") || !job.eval.mmlu_dir.empty(),
+                  "missing: name the folder that holds test/NAME_test.csv and dev/NAME_dev.csv");
   });
 }
 
@@ -170,7 +175,7 @@ void declare(Schema<ChatJob>& schema) {
   using J = ChatJob;
   schema.key("adapter", &J::adapter, "An adapter's folder. May be given several times; /adapter NAME swaps.")
       .synonyms({"adapters"});
-  schema.group("Common", &J::common);
+  schema.group("Common", &J::common, {.without = {"output_dir"}});
   schema.group("Model", &J::model, {.without = {"method"}});
   schema.group("Data", &J::data, {.only = {"chat_template", "chat_template_kwargs", "system_prompt"}});
   schema.group("Generation", &J::generate, {.without = {"batch_size"}});

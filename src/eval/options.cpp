@@ -30,9 +30,7 @@ void declare(Schema<EvalOptions>& schema) {
   using E = EvalOptions;
   schema.key("adapter", &E::adapter, "An adapter's folder. May be given several times; all share one loaded base.")
       .synonyms({"adapters"});
-  schema.key("tasks", &E::tasks, "What to score.")
-      .one_of({"spider", "perplexity", "mmlu", "generate"})
-      .not_built_yet({"mmlu"});
+  schema.key("tasks", &E::tasks, "What to score.").one_of({"spider", "perplexity", "mmlu", "generate"});
   schema.key("baseline", &E::baseline, "Score the bare base, too, and pair the results.");
   schema.key("limit", &E::limit, "Rows of eval_dataset, after `offset`.").at_least(1).synonyms({"max_samples"});
   schema.key("offset", &E::offset, "Rows of eval_dataset to skip.").at_least(0);
@@ -40,15 +38,16 @@ void declare(Schema<EvalOptions>& schema) {
       .key("extract", &E::extract, "none: the raw answer counts; sql: the SQL in it. The other is reported beside it.")
       .choices({{"none", Extract::kNone}, {"sql", Extract::kSql}});
   schema.key("sql_timeout", &E::sql_timeout, "Seconds that a query may take.").above(0);
-  schema.key("plug_value", &E::plug_value, "Put the gold query's values into the predicted one.").not_built_yet();
+  schema.key("plug_value", &E::plug_value,
+             "Execution: try the gold query's values in place of the predicted ones, too.");
   schema.key("predictions", &E::predictions,
              "Score this file, one SQL a line or a predictions.jsonl, without any model.");
   schema.key("gold", &E::gold, "The gold of `predictions`: lines SQL, tab, db_id.");
   schema.key("per_row", &E::per_row, "Write a line a row to this file (.tsv for spider, .jsonl for perplexity).");
   schema.key("require", &E::require,
              "task.score:minimum, as in spider.execution:0.6; exit 7 where it is missed. May be given several times.");
-  schema.key("mmlu_dir", &E::mmlu_dir, "The folder of MMLU's dev and test files.").not_built_yet();
-  schema.key("mmlu_limit", &E::mmlu_limit, "Questions of each subject.").at_least(1).not_built_yet();
+  schema.key("mmlu_dir", &E::mmlu_dir, "The folder of MMLU: test/NAME_test.csv and dev/NAME_dev.csv.");
+  schema.key("mmlu_limit", &E::mmlu_limit, "Questions of each subject.").at_least(1);
 }
 
 }  // namespace qlora

@@ -30,6 +30,49 @@ double quantile(const std::vector<double>& sorted, double share) {
   return sorted[low] + (place - static_cast<double>(low)) * (sorted[high] - sorted[low]);
 }
 
+// 2.5 % and 97.5 % quantiles of statistic(rows drawn) over draws of `rows` rows with replacement.
+template <class Statistic>
+std::array<double, 2> resample(size_t rows, uint64_t seed, size_t resamples, const Statistic& statistic) {
+  if (rows == 0) return {0.0, 0.0};
+  auto generator = seeded_generator(seed, 0x626f6f74);
+  std::vector<size_t> drawn(rows);
+  std::vector<double> values(resamples);
+  for (auto& value : values) {
+    for (auto& row : drawn) row = random_below(generator, rows);
+    value = statistic(drawn);
+  }
+  std::sort(values.begin(), values.end());
+  return {quantile(values, 0.025), quantile(values, 0.975)};
+}
+
+// Of the rows of a group that have scores.
+struct Column {
+  std::vector<double> scores;
+  std::vector<double> counts;  // a row's after another's, `width` each; none where the score is a mean
+  size_t width = 0;
+};
+
+Column column_of(const TaskResult& task, size_t score, const std::string& group) {
+  Column column;
+  for (const auto& row : task.rows) {
+    if (row.scores.empty() || (!group.empty() && row.group != group)) continue;
+    column.scores.push_back(row.scores.at(score));
+    if (corpus_score(task, score) == nullptr) continue;
+    column.width = row.counts.at(score).size();
+    column.counts.insert(column.counts.end(), row.counts[score].begin(), row.counts[score].end());
+  }
+  return column;
+}
+
+double score_of(const Column& column, CorpusScore corpus, std::span<const size_t> rows) {
+  std::vector<double> sums(column.width, 0.0);
+  for (const size_t row : rows) {
+    const double* counts = &column.counts[row * column.width];
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] += counts[i];
+  }
+  return corpus(sums);
+}
+
 }  // namespace
 
 double mcnemar_p_value(size_t wins, size_t losses) {
@@ -44,16 +87,11 @@ double mcnemar_p_value(size_t wins, size_t losses) {
 }
 
 std::array<double, 2> bootstrap_interval(std::span<const double> differences, uint64_t seed, size_t resamples) {
-  if (differences.empty()) return {0.0, 0.0};
-  auto generator = seeded_generator(seed, 0x626f6f74);
-  std::vector<double> means(resamples);
-  for (auto& resampled : means) {
+  return resample(differences.size(), seed, resamples, [&](std::span<const size_t> rows) {
     double sum = 0.0;
-    for (size_t i = 0; i < differences.size(); ++i) sum += differences[random_below(generator, differences.size())];
-    resampled = sum / static_cast<double>(differences.size());
-  }
-  std::sort(means.begin(), means.end());
-  return {quantile(means, 0.025), quantile(means, 0.975)};
+    for (const size_t row : rows) sum += differences[row];
+    return sum / static_cast<double>(rows.size());
+  });
 }
 
 PairedScore compare_paired(std::span<const double> base, std::span<const double> tuned, uint64_t seed,
@@ -76,9 +114,26 @@ PairedScore compare_paired(std::span<const double> base, std::span<const double>
   return paired;
 }
 
+PairedScore compare_tasks(const TaskResult& base, const TaskResult& tuned, size_t score, const std::string& group,
+                          uint64_t seed) {
+  constexpr size_t kResamples = 2000;
+  const Column before = column_of(base, score, group);
+  const Column after = column_of(tuned, score, group);
+  const CorpusScore corpus = corpus_score(tuned, score);
+  PairedScore paired = compare_paired(before.scores, after.scores, seed, lower_is_better(tuned.scores.at(score)));
+  if (corpus == nullptr || before.scores.empty()) return paired;
+  paired.base = score_over_rows(base, score, group).value_or(0.0);
+  paired.tuned = score_over_rows(tuned, score, group).value_or(0.0);
+  paired.interval = resample(before.scores.size(), seed, kResamples, [&](std::span<const size_t> rows) {
+    return score_of(after, corpus, rows) - score_of(before, corpus, rows);
+  });
+  return paired;
+}
+
 std::vector<FlippedRow> flipped_rows(const TaskResult& base, const TaskResult& tuned, size_t score) {
   std::vector<FlippedRow> flipped;
   for (size_t i = 0; i < std::min(base.rows.size(), tuned.rows.size()); ++i) {
+    if (base.rows[i].scores.empty() || tuned.rows[i].scores.empty()) continue;
     const double change = tuned.rows[i].scores.at(score) - base.rows[i].scores.at(score);
     if (change != 0) flipped.push_back({i, (change > 0) != lower_is_better(tuned.scores[score])});
   }

@@ -13,13 +13,13 @@
 namespace qlora {
 namespace {
 
-Json means_of(const TaskResult& task, const std::string& group, const std::string& database) {
+Json scores_of(const TaskResult& task, const std::string& group, const std::string& part) {
   Json out;
   out["n"] = std::count_if(task.rows.begin(), task.rows.end(), [&](const EvalRow& row) {
-    return (group.empty() || row.group == group) && (database.empty() || row.database == database);
+    return (group.empty() || row.group == group) && (part.empty() || row.part == part);
   });
   for (size_t i = 0; i < task.scores.size(); ++i) {
-    if (const auto mean = mean_score(task, i, group, database)) out[task.scores[i]] = *mean;
+    if (const auto score = score_over_rows(task, i, group, part)) out[task.scores[i]] = *score;
   }
   return out;
 }
@@ -41,33 +41,23 @@ Json other_means(const TaskResult& task) {
 Json task_json(const TaskResult& task) {
   Json out;
   out["n"] = task.rows.size();
-  out["overall"] = means_of(task, "", "");
+  out["overall"] = scores_of(task, "", "");
   out["overall"].erase("n");
   for (const auto& [name, value] : task.overall) out["overall"][name] = value;
   out["by"] = Json::object();
-  for (const auto& group : task.groups) out["by"][group] = means_of(task, group, "");
-  std::set<std::string> databases;
-  for (const auto& row : task.rows) databases.insert(row.database);
-  databases.erase("");
-  if (!databases.empty()) out["by_database"] = Json::object();
-  for (const auto& database : databases) out["by_database"][database] = means_of(task, "", database);
+  for (const auto& group : task.groups) out["by"][group] = scores_of(task, group, "");
+  std::set<std::string> parts;
+  for (const auto& row : task.rows) parts.insert(row.part);
+  parts.erase("");
+  for (const auto& part : parts) out["by_" + task.part_name][part] = scores_of(task, "", part);
   if (const Json other = other_means(task); !task.other_name.empty() && !other.is_null()) out[task.other_name] = other;
   for (const auto& [key, value] : task.details.items()) out[key] = value;
   return out;
 }
 
-std::vector<double> scores_of(const TaskResult& task, size_t score, const std::string& group) {
-  std::vector<double> values;
-  for (const auto& row : task.rows) {
-    if (group.empty() || row.group == group) values.push_back(row.scores.at(score));
-  }
-  return values;
-}
-
 Json paired_json(const TaskResult& base, const TaskResult& tuned, size_t score, const std::string& group,
                  uint64_t seed) {
-  const PairedScore paired = compare_paired(scores_of(base, score, group), scores_of(tuned, score, group), seed,
-                                            lower_is_better(tuned.scores[score]));
+  const PairedScore paired = compare_tasks(base, tuned, score, group, seed);
   return {{"base", paired.base}, {"tuned", paired.tuned},     {"wins", paired.wins},        {"losses", paired.losses},
           {"ties", paired.ties}, {"p_value", paired.p_value}, {"interval", paired.interval}};
 }
@@ -116,35 +106,12 @@ double required_value(const EvalRun& run, const RequiredScore& required) {
   const TaskResult* task = find_task(run, required.task);
   if (task == nullptr) throw UsageError(fmt::format("require: the task '{}' was not scored", required.task));
   const auto score = std::find(task->scores.begin(), task->scores.end(), required.score) - task->scores.begin();
-  return mean_score(*task, static_cast<size_t>(score)).value_or(0.0);
+  const auto value = score_over_rows(*task, static_cast<size_t>(score));
+  if (!value) throw DataError(fmt::format("require: no row of the task '{}' could be scored", required.task));
+  return *value;
 }
 
 }  // namespace
-
-std::optional<double> mean_score(const TaskResult& task, size_t index, const std::string& group,
-                                 const std::string& database) {
-  double sum = 0.0;
-  size_t count = 0;
-  for (const auto& row : task.rows) {
-    if ((!group.empty() && row.group != group) || (!database.empty() && row.database != database)) continue;
-    sum += row.scores.at(index);
-    ++count;
-  }
-  if (count == 0) return std::nullopt;
-  return sum / static_cast<double>(count);
-}
-
-const TaskResult* find_task(const EvalRun& run, const std::string& task) {
-  const auto found =
-      std::find_if(run.tasks.begin(), run.tasks.end(), [&](const TaskResult& t) { return t.task == task; });
-  return found == run.tasks.end() ? nullptr : &*found;
-}
-
-const EvalRun* find_base(const EvalResults& results) {
-  const auto found =
-      std::find_if(results.runs.begin(), results.runs.end(), [](const EvalRun& run) { return run.name == "base"; });
-  return found == results.runs.end() ? nullptr : &*found;
-}
 
 Json report_json(const EvalResults& results, uint64_t seed) {
   Json out;
@@ -180,9 +147,10 @@ void write_predictions(const EvalResults& results, const std::filesystem::path& 
                      {"extracted", row.extracted},
                      {"gold", row.gold},
                      {"question", row.question},
-                     {"db_id", row.database},
+                     {task.part_name == "database" ? "db_id" : task.part_name, row.part},
                      {"group", row.group}};
-        for (size_t i = 0; i < task.scores.size(); ++i) line[task.scores[i]] = row.scores.at(i);
+        for (size_t i = 0; i < row.scores.size(); ++i) line[task.scores.at(i)] = row.scores[i];
+        line.update(row.details);
         if (!row.error.empty()) line["error"] = row.error;
         file.write(dump(line) + "\n");
       }

@@ -7,6 +7,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "qlora/core/error.h"
+#include "qlora/eval/score/answer_form.h"
 #include "qlora/eval/score/sql_text.h"
 #include "qlora/eval/score/text_scores.h"
 
@@ -42,6 +43,40 @@ struct PartialSum {
     const double recall = gold > 0 ? matched_of_gold / gold : 0;
     const double sum = accuracy + recall;
     return {{"accuracy", accuracy}, {"recall", recall}, {"f1", sum > 0 ? 2 * accuracy * recall / sum : 1.0}};
+  }
+};
+
+// Of one clause, over all rows and by level.
+struct ClauseSums {
+  PartialSum all;
+  std::array<PartialSum, kHardnessNames.size()> by_level;
+
+  Json json() const {
+    Json out = all.json();
+    for (size_t level = 0; level < by_level.size(); ++level)
+      out["by"][std::string(kHardnessNames[level])] = by_level[level].json();
+    return out;
+  }
+};
+
+// How many answers have what around their SQL.
+struct AnswerCounts {
+  size_t sql_alone = 0;
+  std::array<size_t, kAnswerPartNames.size()> parts{};
+
+  void add(EvalRow& row) {
+    const auto form = answer_form(row.prediction);
+    Json has = Json::array();
+    for (size_t i = 0; i < form.size(); ++i) {
+      if (form[i]) has.push_back(kAnswerPartNames[i]), ++parts[i];
+    }
+    if (has.empty()) ++sql_alone;
+    if (!has.empty()) row.details["has"] = has;
+  }
+  Json json() const {
+    Json out = {{"sql_alone", sql_alone}};
+    for (size_t i = 0; i < parts.size(); ++i) out[kAnswerPartNames[i]] = parts[i];
+    return out;
   }
 };
 
@@ -104,8 +139,13 @@ const std::vector<std::string>& spider_score_names() {
   return names;
 }
 
-SpiderScorer::SpiderScorer(const std::filesystem::path& tables, std::filesystem::path db_dir, SandboxLimits limits)
-    : tables_(tables), db_dir_(std::move(db_dir)), known_(read_spider_tables(tables)), sandbox_(limits) {}
+SpiderScorer::SpiderScorer(const std::filesystem::path& tables, std::filesystem::path db_dir, SandboxLimits limits,
+                           bool plug_values)
+    : tables_(tables),
+      db_dir_(std::move(db_dir)),
+      known_(read_spider_tables(tables)),
+      sandbox_(limits),
+      plug_values_(plug_values) {}
 
 const SpiderScorer::Database& SpiderScorer::database(const std::string& id) {
   auto& entry = databases_[id];
@@ -135,7 +175,7 @@ SpiderScorer::Item SpiderScorer::prepare(const SpiderQuestion& question, const s
   item.row.extracted = extract_sql(answer);
   item.row.gold = question.gold;
   item.row.question = question.question;
-  item.row.database = question.database;
+  item.row.part = question.database;
   item.row.group = kHardnessNames.at(static_cast<size_t>(hardness));
   return item;
 }
@@ -149,7 +189,7 @@ void SpiderScorer::execute(std::vector<Item>& items, const std::function<void(si
       item.raw.message = item.extracted.message = "there is no database file";
       continue;
     }
-    jobs.push_back({{item.database->file}, item.row.gold, {item.row.prediction}});
+    jobs.push_back({{item.database->file}, item.row.gold, {item.row.prediction}, plug_values_});
     if (trim(item.row.prediction) != item.row.extracted) jobs.back().predictions.push_back(item.row.extracted);
     of_job.push_back(&item);
   }
@@ -174,7 +214,8 @@ TaskResult SpiderScorer::score(const std::vector<SpiderQuestion>& questions, con
   result.scores = spider_score_names();
   result.groups.assign(kHardnessNames.begin(), kHardnessNames.end());
   result.other_name = extract == Extract::kSql ? "raw" : "extracted";
-  std::array<PartialSum, 10> partial;
+  std::array<ClauseSums, kPartialNames.size()> partial;
+  AnswerCounts answer_counts;
   size_t not_parsed = 0;
   size_t not_executed = 0;
   for (auto& item : items) {
@@ -190,7 +231,12 @@ TaskResult SpiderScorer::score(const std::vector<SpiderQuestion>& questions, con
       std::swap(raw, extracted);
       std::swap(item.raw, item.extracted);
     }
-    for (size_t p = 0; p < partial.size(); ++p) partial[p].add(raw.match.partial[p]);
+    const auto level = std::find(kHardnessNames.begin(), kHardnessNames.end(), item.row.group) - kHardnessNames.begin();
+    for (size_t p = 0; p < partial.size(); ++p) {
+      partial[p].all.add(raw.match.partial[p]);
+      partial[p].by_level.at(static_cast<size_t>(level)).add(raw.match.partial[p]);
+    }
+    answer_counts.add(item.row);
     item.row.error = words_for(item.raw);
     not_parsed += item.gold ? 0 : 1;
     not_executed += item.raw.outcome == ExecutionOutcome::kGoldFailed ? 1 : 0;
@@ -199,6 +245,7 @@ TaskResult SpiderScorer::score(const std::vector<SpiderQuestion>& questions, con
   result.details["gold_not_parsed"] = not_parsed;
   result.details["gold_not_executed"] = not_executed;
   for (size_t p = 0; p < partial.size(); ++p) result.details["partial"][kPartialNames[p]] = partial[p].json();
+  result.details["answers"] = answer_counts.json();
   return result;
 }
 
@@ -208,11 +255,11 @@ void add_seen_unseen(TaskResult& task, const std::vector<std::string>& training_
     TaskResult part;
     part.scores = task.scores;
     std::copy_if(task.rows.begin(), task.rows.end(), std::back_inserter(part.rows),
-                 [&](const EvalRow& row) { return (seen.count(row.database) > 0) == wanted; });
+                 [&](const EvalRow& row) { return (seen.count(row.part) > 0) == wanted; });
     Json& out = task.details[wanted ? "seen" : "unseen"];
     out["n"] = part.rows.size();
     for (size_t i = 0; i < part.scores.size(); ++i) {
-      if (const auto mean = mean_score(part, i)) out[part.scores[i]] = *mean;
+      if (const auto mean = score_over_rows(part, i)) out[part.scores[i]] = *mean;
     }
   }
 }

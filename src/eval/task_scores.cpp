@@ -5,6 +5,8 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "qlora/core/error.h"
+#include "qlora/eval/generate_task.h"
+#include "qlora/eval/score/text_metric.h"
 #include "qlora/eval/spider_task.h"
 
 namespace qlora {
@@ -30,22 +32,39 @@ void check_required(const RequiredScore& required, const std::vector<std::string
                                  names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "))));
   }
   if (lower_is_better(required.score)) {
-    throw UsageError(
-        fmt::format("require: of {}.{} less is better, so a minimum says nothing; require scores of spider",
-                    required.task, required.score));
+    throw UsageError(fmt::format(
+        "require: of {}.{} less is better, so a minimum says nothing; require scores of spider, mmlu or generate",
+        required.task, required.score));
   }
 }
 
 }  // namespace
 
+bool has_task(const EvalOptions& options, const std::string& task) {
+  return contains(options.tasks, task);
+}
+
+bool needs_rows(const EvalOptions& options) {
+  return std::any_of(options.tasks.begin(), options.tasks.end(), [](const auto& task) { return task != "mmlu"; });
+}
+
 std::vector<std::string> score_names(const std::string& task) {
   if (task == "spider") return spider_score_names();
   if (task == "perplexity") return perplexity_scores();
+  if (task == "generate") return text_score_names();
+  if (task == "mmlu") return {"acc"};
   return {};
 }
 
 bool lower_is_better(const std::string& score) {
   return contains(perplexity_scores(), score);
+}
+
+double best_score(const std::string& score) {
+  for (const TextMetric& metric : text_metrics()) {
+    if (metric.name == score) return metric.best;
+  }
+  return 1.0;
 }
 
 std::string per_row_task(const std::string& path) {

@@ -106,6 +106,18 @@ Rows group_rows(const std::string& run, const Json& task) {
   return rows;
 }
 
+// "answers: 980 sql alone, 12 prose after, ..."; what no answer has is left out.
+std::string answers_line(const Json& counts) {
+  std::string line;
+  for (const auto& [name, count] : counts.items()) {
+    std::string words = name;
+    std::replace(words.begin(), words.end(), '_', ' ');
+    if (count.get<size_t>() > 0)
+      line += fmt::format("{} {} {}", line.empty() ? "answers:" : ",", count.get<size_t>(), words);
+  }
+  return line.empty() ? line : line + "\n";
+}
+
 }  // namespace
 
 std::string text_table(const Rows& rows, size_t width) {
@@ -135,7 +147,7 @@ std::string terminal_report(const Json& report, size_t width, bool colour) {
   std::string out;
   for (const auto& [name, run] : report["runs"].items()) {
     for (const auto& [task_name, task] : run["tasks"].items()) {
-      if (score_names(task_name).empty()) {  // answers alone
+      if (task["overall"].empty()) {  // answers alone
         const std::string head = fmt::format("{}: {}, {} rows generated", name, task_name, task["n"].get<size_t>());
         out += (out.empty() ? "" : "\n") + painted(head, "1", colour) + "\n";
         continue;
@@ -146,6 +158,7 @@ std::string terminal_report(const Json& report, size_t width, bool colour) {
       if (!pairs.is_null()) add_overall(rows, report["runs"]["base"]["tasks"][task_name], task, colour);
       const std::string head = fmt::format("{}: {}, {} rows", name, task_name, task["n"].get<size_t>());
       out += (out.empty() ? "" : "\n") + painted(head, "1", colour) + "\n" + text_table(rows, width);
+      if (task.contains("answers")) out += answers_line(task["answers"]);
       if (!task["by"].empty()) out += "\n" + text_table(group_rows(name, task), width);
     }
   }

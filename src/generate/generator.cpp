@@ -3,46 +3,19 @@
 #include <algorithm>
 #include <numeric>
 
-#include <ATen/ops/tensor.h>
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
+#include "qlora/generate/row_batch.h"
 
 namespace qlora {
 namespace {
 
 constexpr std::int64_t kMostSlots = 64;
-constexpr std::int64_t kCacheBytes = std::int64_t{1} << 30;
-constexpr std::int64_t kPrefillTokens = 4096;
 
-// Rows of tokens that begin at `starts` in their sequences; the last token of each row is labelled.
-Batch make_batch(const std::vector<std::span<const std::int32_t>>& rows, const std::vector<std::int64_t>& starts,
-                 const std::vector<std::int64_t>& slots, KvCache& cache, at::Device device) {
-  Batch batch;
-  std::vector<std::int64_t> ids;
-  std::vector<std::int64_t> positions;
-  std::vector<std::int64_t> last;
-  batch.row_bounds = {0};
-  for (std::size_t r = 0; r < rows.size(); ++r) {
-    for (std::size_t i = 0; i < rows[r].size(); ++i) {
-      ids.push_back(rows[r][i]);
-      positions.push_back(starts[r] + static_cast<std::int64_t>(i));
-    }
-    last.push_back(static_cast<std::int64_t>(ids.size()) - 1);
-    batch.row_bounds.push_back(static_cast<std::int64_t>(ids.size()));
-    batch.max_length = std::max(batch.max_length, starts[r] + static_cast<std::int64_t>(rows[r].size()));
-  }
-  const auto bucket = static_cast<std::size_t>(token_bucket(static_cast<std::int64_t>(ids.size())));
-  ids.resize(bucket, 0);
-  positions.resize(bucket, 0);
-  batch.ids = at::tensor(ids, at::kLong).to(device);
-  batch.positions = at::tensor(positions, at::kLong).to(device);
-  batch.bounds = at::tensor(batch.row_bounds, at::kLong).to(device, at::kInt);
-  batch.labelled = at::tensor(last, at::kLong).to(device);
-  batch.row_keys.assign(rows.size(), 0);
-  batch.cache = &cache;
-  batch.cache_slots = slots;
-  return batch;
+// A row that goes on with these tokens; its last one's next is wanted.
+BatchRow row_of(std::span<const std::int32_t> ids, std::int64_t start, std::int64_t slot) {
+  return {ids, start, slot, {{static_cast<std::int64_t>(ids.size()) - 1, -1}}};
 }
 
 }  // namespace
@@ -57,10 +30,7 @@ Generator::Generator(Decoder& decoder, Settings settings)
 std::int64_t Generator::slots_for(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t capacity) const {
   const auto count = static_cast<std::int64_t>(prompts.size());
   if (settings_.options.batch_size) return std::min(count, *settings_.options.batch_size);
-  std::int64_t elements = 1;
-  for (const CacheLayer& layer : decoder_.cache_layers()) elements += layer.elements(capacity);
-  const std::int64_t bytes = elements * static_cast<std::int64_t>(c10::elementSize(decoder_.dtype()));
-  return std::clamp<std::int64_t>(kCacheBytes / bytes, 1, std::min(count, kMostSlots));
+  return cache_slots_for(decoder_, capacity, std::min(count, kMostSlots));
 }
 
 std::vector<Answer> Generator::generate(const std::vector<std::vector<std::int32_t>>& prompts) {
@@ -93,7 +63,7 @@ std::vector<Answer> Generator::generate(const std::vector<std::vector<std::int32
     std::int64_t tokens = 0;
     while (!waiting.empty() && static_cast<std::int64_t>(rows_.size() + starting.size()) < slots) {
       tokens += static_cast<std::int64_t>(prompts[waiting.back()].size());
-      if (!starting.empty() && tokens > kPrefillTokens) break;
+      if (!starting.empty() && tokens > kPassTokens) break;
       starting.push_back(waiting.back());
       waiting.pop_back();
     }
@@ -117,15 +87,13 @@ Program& Generator::run(Batch& batch) {
 }
 
 void Generator::prefill(const std::vector<std::size_t>& starting, std::int64_t first_slot) {
-  std::vector<std::span<const std::int32_t>> rows;
-  std::vector<std::int64_t> slots;
+  std::vector<BatchRow> rows;
   for (const std::size_t prompt : starting) {
-    rows.emplace_back((*prompts_)[prompt]);
-    slots.push_back(first_slot + static_cast<std::int64_t>(slots.size()));
-    cache_->clear(slots.back());
+    rows.push_back(row_of((*prompts_)[prompt], 0, first_slot + static_cast<std::int64_t>(rows.size())));
+    cache_->clear(rows.back().slot);
     rows_.push_back({prompt});
   }
-  Batch batch = make_batch(rows, std::vector<std::int64_t>(rows.size(), 0), slots, *cache_, decoder_.device());
+  Batch batch = make_row_batch(rows, cache_.get(), decoder_.device());
   accept(run(batch).output(), static_cast<std::size_t>(first_slot), rows_.size());
 }
 
@@ -156,20 +124,17 @@ void Generator::restart(std::size_t row) {
   ids.insert(ids.end(), answers_[prompt].ids.begin(), answers_[prompt].ids.end());
   const auto slot = static_cast<std::int64_t>(row);
   cache_->clear(slot);
-  Batch batch = make_batch({ids}, {0}, {slot}, *cache_, decoder_.device());
+  Batch batch = make_row_batch({row_of(ids, 0, slot)}, cache_.get(), decoder_.device());
   accept(run(batch).output(), row, row + 1);
 }
 
 void Generator::extend(std::size_t begin, std::size_t end) {
-  std::vector<std::span<const std::int32_t>> rows;
-  std::vector<std::int64_t> starts;
-  std::vector<std::int64_t> slots;
+  std::vector<BatchRow> rows;
   for (std::size_t row = begin; row < end; ++row) {
-    rows.emplace_back(&rows_[row].next, 1);
-    slots.push_back(static_cast<std::int64_t>(row));
-    starts.push_back(cache_->length(slots.back()));
+    const auto slot = static_cast<std::int64_t>(row);
+    rows.push_back(row_of({&rows_[row].next, 1}, cache_->length(slot), slot));
   }
-  Batch batch = make_batch(rows, starts, slots, *cache_, decoder_.device());
+  Batch batch = make_row_batch(rows, cache_.get(), decoder_.device());
   accept(run(batch).output(), begin, end);
 }
 

@@ -60,22 +60,25 @@ bool uses_varlen_kernel(const at::Tensor& qkv, const AttentionShape& s) {
 
 // --- one row at a time -----------------------------------------------------------------------------------------------
 
-// true where a query of a row must not see a key: [length, length].
-at::Tensor hidden_keys(const at::Tensor& like, std::int64_t length, const AttentionShape& s) {
-  const at::Tensor all = at::ones({length, length}, like.options().dtype(at::kBool));
-  return s.window > 0 && s.window < length ? all.triu(1).logical_or_(all.tril(-s.window)) : all.triu(1);
+// true where a query of a row must not see a key: [queries, keys]. The queries are of the row's last tokens.
+at::Tensor hidden_keys(const at::Tensor& like, std::int64_t queries, std::int64_t keys, const AttentionShape& s) {
+  const at::Tensor all = at::ones({queries, keys}, like.options().dtype(at::kBool));
+  const std::int64_t held = keys - queries;
+  return s.window > 0 && s.window < keys ? all.triu(held + 1).logical_or_(all.tril(held - s.window))
+                                         : all.triu(held + 1);
 }
 
 bool has_cpu_kernel(const RowViews& row, const AttentionShape& s) {
   return row.q.device().is_cpu() && s.softcap == 0.0;
 }
 
-// What the CPU kernel takes besides the causal mask: none where the whole row fits the window.
-std::optional<at::Tensor> window_mask(const RowViews& row, const AttentionShape& s) {
-  const std::int64_t length = row.q.size(2);
-  if (s.window == 0 || s.window >= length) return std::nullopt;
-  return at::zeros({length, length}, row.q.options())
-      .masked_fill_(hidden_keys(row.q, length, s), -std::numeric_limits<double>::infinity());
+// What the CPU kernel takes in place of the causal mask: none where a whole row fits the window.
+std::optional<at::Tensor> row_mask(const RowViews& row, const AttentionShape& s) {
+  const std::int64_t queries = row.q.size(2);
+  const std::int64_t keys = row.k.size(2);
+  if (queries == keys && (s.window == 0 || s.window >= keys)) return std::nullopt;
+  return at::zeros({queries, keys}, row.q.options())
+      .masked_fill_(hidden_keys(row.q, queries, keys, s), -std::numeric_limits<double>::infinity());
 }
 
 // Scores are soft-capped in place. Returns the cap's derivative; undefined without one.
@@ -89,7 +92,7 @@ at::Tensor soft_cap(const at::Tensor& scores, double cap) {
 
 // The plain formula, for devices without a kernel for the type, and for soft caps.
 struct Probabilities {
-  at::Tensor p, lse, cap_slope;  // [1, heads, length, length], [1, heads, length], like p
+  at::Tensor p, lse, cap_slope;  // [1, heads, queries, keys], [1, heads, queries], like p
 };
 
 Probabilities probabilities(const RowViews& row, const AttentionShape& s) {
@@ -98,13 +101,13 @@ Probabilities probabilities(const RowViews& row, const AttentionShape& s) {
                                 .to(accumulation_dtype(row.q.scalar_type()))
                                 .mul_(s.scale);
   const at::Tensor slope = soft_cap(scores, s.softcap);
-  scores.masked_fill_(hidden_keys(scores, scores.size(2), s), -std::numeric_limits<double>::infinity());
+  scores.masked_fill_(hidden_keys(scores, scores.size(2), scores.size(3), s), -std::numeric_limits<double>::infinity());
   return {at::softmax(scores, -1), scores.logsumexp(-1), slope};
 }
 
 void row_forward(const RowViews& row, const AttentionShape& s, at::Tensor out, at::Tensor lse) {
   if (has_cpu_kernel(row, s)) {
-    const auto mask = window_mask(row, s);
+    const auto mask = row_mask(row, s);
     const auto [o, l] = at::_scaled_dot_product_flash_attention_for_cpu(row.q, row.k, row.v, 0.0, !mask, mask, s.scale);
     out.copy_(o);
     lse.copy_(l);
@@ -123,7 +126,7 @@ struct RowGradients {
 RowGradients row_backward(const RowViews& row, const AttentionShape& s, const at::Tensor& out, const at::Tensor& lse,
                           const at::Tensor& d_out) {
   if (has_cpu_kernel(row, s)) {
-    const auto mask = window_mask(row, s);
+    const auto mask = row_mask(row, s);
     auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(d_out, row.q, row.k, row.v, out, lse,
                                                                                  0.0, !mask, mask, s.scale);
     return {dq, dk, dv};
@@ -193,6 +196,13 @@ void packed_backward(const Batch& batch, const at::Tensor& qkv, const AttentionS
 
 // --- with a cache ----------------------------------------------------------------------------------------------------
 
+// A row's queries, with the keys and values of all that its slot holds and of its own tokens, which lie there already.
+RowViews with_cache(const RowViews& row, const KvCache& cache, std::int64_t layer, std::int64_t slot) {
+  const std::int64_t tokens = cache.length(slot) + row.q.size(2);
+  const auto held = [&](const at::Tensor& all) { return all[slot].narrow(1, 0, tokens).unsqueeze(0); };
+  return {row.q, held(cache.keys(layer)), held(cache.values(layer))};
+}
+
 // Every row is one new token: all of them in two batched products over the cache.
 void decode(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, const at::Tensor& keys,
             const at::Tensor& values, const at::Tensor& out) {
@@ -254,6 +264,7 @@ OperationTraits Attention::traits() const {
 void Attention::forward(const Batch& batch, const OperationViews& v) {
   const at::Tensor& qkv = v.in[0];
   bool decoding = batch.cache != nullptr;
+  bool continuing = false;  // rows of several tokens behind what their slots hold
   if (batch.cache != nullptr) {
     for (std::size_t s = 0; s + 1 < batch.row_bounds.size(); ++s) {
       const std::int64_t begin = batch.row_bounds[s];
@@ -263,11 +274,12 @@ void Attention::forward(const Batch& batch, const OperationViews& v) {
       const RowViews row = row_views(qkv, begin, begin + length, shape_);
       batch.cache->keys(layer_)[slot].narrow(1, held, length).copy_(row.k[0]);
       batch.cache->values(layer_)[slot].narrow(1, held, length).copy_(row.v[0]);
-      TORCH_CHECK(length == 1 || held == 0, "a row of several tokens can only begin a cache slot");
       decoding = decoding && length == 1;
+      continuing = continuing || held > 0;
     }
   }
-  if (!decoding && uses_varlen_kernel(qkv, shape_)) return packed_forward(batch, qkv, shape_, v.out, v.buffers[0]);
+  if (!decoding && !continuing && uses_varlen_kernel(qkv, shape_))
+    return packed_forward(batch, qkv, shape_, v.out, v.buffers[0]);
   const std::int64_t tokens = batch.real_tokens();
   if (tokens < v.out.size(0)) v.out.narrow(0, tokens, v.out.size(0) - tokens).zero_();
   if (decoding) {
@@ -276,8 +288,9 @@ void Attention::forward(const Batch& batch, const OperationViews& v) {
     for (std::size_t s = 0; s + 1 < batch.row_bounds.size(); ++s) {
       const std::int64_t begin = batch.row_bounds[s];
       const std::int64_t end = batch.row_bounds[s + 1];
-      row_forward(row_views(qkv, begin, end, shape_), shape_, out_view(v.out, begin, end, shape_),
-                  lse_view(v.buffers[0], begin, end));
+      RowViews row = row_views(qkv, begin, end, shape_);
+      if (continuing) row = with_cache(row, *batch.cache, layer_, batch.cache_slots[s]);
+      row_forward(row, shape_, out_view(v.out, begin, end, shape_), lse_view(v.buffers[0], begin, end));
     }
   }
 }

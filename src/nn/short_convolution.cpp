@@ -80,6 +80,24 @@ void ShortConvolution::decode(const Batch& batch, const at::Tensor& u, const at:
   state.copy_(window.narrow(1, 1, spec_.length - 1));
 }
 
+// Rows of several tokens behind what their slots hold, or at the beginning of one.
+void ShortConvolution::continue_rows(const Batch& batch, const at::Tensor& u, const at::Tensor& sum) const {
+  sum.zero_();
+  const std::int64_t held = spec_.length - 1;
+  for (std::size_t row = 0; row + 1 < batch.row_bounds.size(); ++row) {
+    const std::int64_t begin = batch.row_bounds[row];
+    const std::int64_t tokens = batch.row_bounds[row + 1] - begin;
+    const at::Tensor state = batch.cache->state(spec_.layer)[batch.cache_slots[row]];
+    if (batch.cache->length(batch.cache_slots[row]) == 0) state.zero_();
+    const at::Tensor window = at::cat({state, u.narrow(0, begin, tokens)}, 0);  // [held + tokens, columns]
+    at::Tensor out = sum.narrow(0, begin, tokens);
+    for (std::int64_t shift = 0; shift <= held; ++shift)
+      out.addcmul_(window.narrow(0, held - shift, tokens), tap(shift));
+    state.copy_(window.narrow(0, tokens, held));
+  }
+  if (spec_.bias) sum.add_(spec_.bias.get());
+}
+
 // The last length - 1 values of u of each row, which begins its slot; zeros stand before its first.
 void ShortConvolution::keep_state(const Batch& batch, const at::Tensor& u) const {
   const std::int64_t held = spec_.length - 1;
@@ -96,8 +114,10 @@ void ShortConvolution::forward(const Batch& batch, const OperationViews& v) {
   at::Tensor u = v.buffers[kU];
   at::Tensor out = v.out;
   u.copy_(part(v.in[0], 0)).mul_(part(v.in[0], 2));
-  if (continues_rows(batch)) {
+  if (continues_rows(batch) && batch.real_tokens() == batch.sequences()) {
     decode(batch, u, v.buffers[kSum]);
+  } else if (continues_rows(batch)) {
+    continue_rows(batch, u, v.buffers[kSum]);
   } else {
     convolve(batch, u, v.buffers[kSum]);
     if (batch.cache != nullptr) keep_state(batch, u);

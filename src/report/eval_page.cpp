@@ -37,14 +37,15 @@ void add_scores(HtmlPage& page, const Json& report, const std::string& task) {
       }
       if (lower_is_better(score)) continue;  // a bar is a share
       if (groups.size() == bars++) groups.push_back({score, {}});
-      groups[bars - 1].values.push_back(value.is_number() ? value.get<double>() : 0.0);
+      groups[bars - 1].values.push_back(value.is_number() ? value.get<double>() / best_score(score) : 0.0);
     }
   }
   if (!groups.empty()) page.html(svg_bars(names, groups));
   page.table(rows);
 }
 
-void add_groups(HtmlPage& page, const Json& report, const std::string& task, const char* key, const char* head) {
+void add_groups(HtmlPage& page, const Json& report, const std::string& task, const std::string& key,
+                const std::string& head) {
   Rows rows = {{head, "run", "rows"}};
   for (const auto& [name, run] : report["runs"].items()) {
     if (!run["tasks"].contains(task) || !run["tasks"][task].contains(key)) continue;
@@ -54,6 +55,23 @@ void add_groups(HtmlPage& page, const Json& report, const std::string& task, con
         if (rows.size() == 2) rows[0].push_back(score);
         rows.back().push_back(score_text(score, means.value(score, Json())));
       }
+    }
+  }
+  if (rows.size() == 1) return;
+  page.heading(task + " by " + head);
+  page.table(rows);
+}
+
+// How many answers have something around their SQL.
+void add_answers(HtmlPage& page, const Json& report, const std::string& task) {
+  Rows rows = {{"answers"}};
+  for (const auto& [name, run] : report["runs"].items()) {
+    if (!run["tasks"].contains(task) || !run["tasks"][task].contains("answers")) continue;
+    rows[0].push_back(name);
+    size_t r = 0;
+    for (const auto& [part, count] : run["tasks"][task]["answers"].items()) {
+      if (rows.size() == ++r) rows.push_back({part});
+      rows[r].push_back(count.dump());
     }
   }
   if (rows.size() > 1) page.table(rows);
@@ -110,15 +128,14 @@ std::string eval_page(const Json& report, const std::vector<FlippedAnswer>& flip
   for (const auto& task : tasks) {
     page.heading(task);
     add_scores(page, report, task);
+    add_answers(page, report, task);
     for (const auto& [run, pairs] : report["paired"].items()) {
       if (!pairs.contains(task)) continue;
       page.heading(fmt::format("{} against base, {}", run, task));
       add_pairs(page, run, pairs[task]);
     }
-    page.heading(task + " by level");
-    add_groups(page, report, task, "by", "level");
-    page.heading(task + " by database");
-    add_groups(page, report, task, "by_database", "database");
+    add_groups(page, report, task, "by", task == "mmlu" ? "group" : "level");
+    for (const char* part : {"database", "subject"}) add_groups(page, report, task, std::string("by_") + part, part);
   }
   add_flips(page, flipped, score);
   page.paragraph("Intervals: 95 %, bootstrap over rows. p: exact McNemar test, two-sided.");

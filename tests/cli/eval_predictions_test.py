@@ -76,6 +76,29 @@ def check_plain_file(zoo):
     assert abs(task["overall"]["execution"] - 2 / 3) < 1e-9 and abs(task["raw"]["execution"] - 1 / 3) < 1e-9
 
 
+def check_plugged_values(zoo):
+    zoo.write("other.sql", "SELECT count(*) FROM pet\nSELECT Name FROM pet WHERE age > 1 ORDER BY age DESC\nSELECT 1\n")
+    score = lambda *flags: json.loads(zoo.eval("--json", *flags, predictions="other.sql").stdout)["runs"]["predictions"][
+        "tasks"]["spider"]["overall"]
+    plain, plugged = score(), score("--plug_value", "true")
+    assert abs(plain["execution"] - 1 / 3) < 1e-9, plain
+    assert abs(plugged["execution"] - 2 / 3) < 1e-9, plugged
+    assert {**plain, "execution": 0} == {**plugged, "execution": 0}, (plain, plugged)
+
+
+def check_own_gold(zoo):
+    """A predictions.jsonl brings its gold along."""
+    command = [QLORA, "eval", "--tasks", "spider", "--predictions", zoo.folder / "runs.jsonl", "--json"]
+    places = ["--tables", zoo.folder / "tables.json", "--db_dir", zoo.folder / "database"]
+    done = subprocess.run(command + places, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    task = json.loads(done.stdout)["runs"]["tuned"]["tasks"]["spider"]
+    assert task["n"] == 3 and abs(task["overall"]["execution"] - 1 / 3) < 1e-9, task
+    assert task["answers"] == {"sql_alone": 1, "empty": 1, "no_query": 0, "prose_before": 1, "prose_after": 0,
+                               "code_fence": 1, "other_language": 0}, task["answers"]
+    assert set(task["partial"]["where"]["by"]) == {"easy", "medium", "hard", "extra"}, task["partial"]
+
+
 def check_plan(zoo):
     flags = ("--dry_run", "true", "--limit", "2", "--quiet", "true")
     plan = json.loads(zoo.eval("--json", *flags, predictions="runs.jsonl").stdout)
@@ -109,7 +132,7 @@ def main():
     if not QLORA.exists():
         print(f"skipped: {QLORA} is not built")
         return 77
-    for check in (check_reports, check_plain_file, check_plan, check_exit_codes):
+    for check in (check_reports, check_plain_file, check_plugged_values, check_own_gold, check_plan, check_exit_codes):
         with tempfile.TemporaryDirectory() as folder:
             check(Zoo(folder))
     print("eval of prediction files: reports, plain files, exit codes as documented")

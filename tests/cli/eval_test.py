@@ -27,8 +27,8 @@ class EvalTest(unittest.TestCase):
     def setUp(self):
         self.root = pathlib.Path(tempfile.mkdtemp(dir=self.base))
 
-    def eval(self, *flags, tasks="perplexity", code=0, **options):
-        result = tiny_model.run("eval", "--model_name_or_path", self.model, "--eval_dataset", self.rows, "--tasks",
+    def eval(self, *flags, tasks="perplexity", code=0, rows=None, **options):
+        result = tiny_model.run("eval", "--model_name_or_path", self.model, "--eval_dataset", rows or self.rows, "--tasks",
                                 tasks, "--device", "cpu", "--quiet", "true", *flags, **options)
         self.assertEqual(result.returncode, code, result.stderr)
         return result
@@ -127,6 +127,41 @@ class EvalTest(unittest.TestCase):
         runs = [json.loads(line)["run"] for line in path.read_text().splitlines()]
         self.assertEqual(runs, ["base"] * 6 + ["qlora"] * 6)
 
+    def test_mmlu(self):
+        """5 shots and a few questions of two subjects; it needs no rows."""
+        folder = self.root / "mmlu"
+        for part, count in (("dev", 5), ("test", 4)):
+            (folder / part).mkdir(parents=True)
+            for subject in ("anatomy", "virology"):
+                (folder / part / f"{subject}_{part}.csv").write_text("question,choice0,choice1,choice2,choice3,answer\n" + "".join(
+                    f'"{subject} {i}?",a,b,c,d,{i % 4}\n' for i in range(count)))
+        out = self.root / "out"
+        source = ("--model_name_or_path", self.model, "--device", "cpu", "--tasks", "mmlu", "--quiet", "true")
+        flags = ("--mmlu_dir", folder, "--mmlu_limit", 3)
+        result = tiny_model.run("eval", *source, *flags, *self.adapters("qlora"), "--baseline", "true", "--json", "true",
+                                "--output_dir", out, "--require", "mmlu.acc:0")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("2 of the 57 subjects", result.stderr)
+        report = json.loads(result.stdout)
+        task = report["runs"]["qlora"]["tasks"]["mmlu"]
+        self.assertEqual((task["n"], task["by"]["stem"]["n"], task["by"]["humanities"]["n"]), (6, 3, 0))
+        self.assertEqual({s: v["n"] for s, v in task["by_subject"].items()}, {"anatomy": 3, "virology": 3})
+        pair = report["paired"]["qlora"]["mmlu"]["acc"]
+        self.assertEqual(pair["wins"] + pair["losses"] + pair["ties"], 6)
+        rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        self.assertEqual([len(row["log_likelihoods"]) for row in rows], [4] * 12)
+        self.assertEqual(rows[1]["id"], "anatomy/1")
+        for row in rows:
+            best = max(range(4), key=lambda i: row["log_likelihoods"][i])
+            self.assertEqual((row["prediction"], row["acc"]), ("ABCD"[best], float("ABCD"[best] == row["gold"])))
+        self.assertIn("by subject", (out / "report.html").read_text())
+        plan = tiny_model.run("eval", *source, *flags, "--dry_run", "true")
+        self.assertEqual(plan.stdout, "6 rows; tasks: mmlu; runs: base\n")
+        missing = tiny_model.run("eval", *source)
+        self.assertEqual((missing.returncode, "mmlu_dir" in missing.stderr), (2, True), missing.stderr)
+        absent = tiny_model.run("eval", *source, "--mmlu_dir", self.root / "absent")
+        self.assertEqual((absent.returncode, "test/NAME_test.csv" in absent.stderr), (3, True), absent.stderr)
+
     def test_require_is_checked_first(self):
         self.refused("spider", "perplexity", flags=("--require", "spider.execution:0.5"))
         self.refused("accuracy", "nll, loss, perplexity", flags=("--require", "perplexity.accuracy:0.5"))
@@ -136,8 +171,29 @@ class EvalTest(unittest.TestCase):
         text = self.eval("--baseline", "true", *self.adapters("qlora")).stdout
         self.assertIn("perplexity", text)
         self.assertNotIn("%", text.replace("95 %", ""))
-        text = self.eval("--max_new_tokens", "2", "--limit", "3", tasks="generate").stdout
-        self.assertEqual(text, "base: generate, 3 rows generated\n")
+
+    def test_answers_are_scored_where_rows_carry_one(self):
+        flags = ("--max_new_tokens", "2", "--limit", "3")
+        text = self.eval(*flags, tasks="generate").stdout
+        self.assertRegex(text, r"(?s)base: generate, 3 rows.*bleu +0\.00\n.*rougeL +0\.00 %")
+        self.eval(*flags, "--require", "generate.bleu:1", tasks="generate", code=7)
+        bare = self.root / "bare.jsonl"
+        bare.write_text('{"messages": [{"role": "user", "content": "How many?"}]}\n' * 3)
+        self.assertEqual(self.eval(*flags, rows=bare, tasks="generate").stdout,
+                         "base: generate, 3 rows generated\n")
+        missing = self.eval(*flags, "--require", "generate.bleu:1", rows=bare, tasks="generate", code=3)
+        self.assertIn("no row of the task 'generate' could be scored", missing.stderr)
+        mixed = self.root / "mixed.jsonl"
+        mixed.write_text(bare.read_text().splitlines()[0] + "\n" + self.rows.read_text().splitlines()[0] + "\n")
+        out = self.root / "out"
+        report = json.loads(self.eval(*flags, "--json", "true", "--baseline", "true", "--output_dir", out,
+                                      *self.adapters("qlora"), rows=mixed, tasks="generate").stdout)
+        task = report["runs"]["qlora"]["tasks"]["generate"]
+        self.assertEqual((task["n"], task["n_scored"]), (2, 1))
+        self.assertEqual(set(task["overall"]), {"exact_string", "bleu", "chrf", "rouge1", "rouge2", "rougeL"})
+        self.assertEqual(sum(report["paired"]["qlora"]["generate"]["chrf"][k] for k in ("wins", "losses", "ties")), 1)
+        rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+        self.assertEqual(["chrf" in row for row in rows], [False, True, False, True])
 
     def test_dry_run_prints_the_plan(self):
         flags = ("--dry_run", "true", "--limit", "4", "--baseline", "true", *self.adapters("qlora"))

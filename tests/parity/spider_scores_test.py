@@ -14,8 +14,9 @@ PROBE = BUILD / "tests" / "probe_spider_score"
 COLUMNS = ("hardness", "parsed", "exact", "execution")
 
 
-def score(gold, predictions, seconds=30):
-    out = subprocess.run([PROBE, DATA / "spider/tables.json", DATA / "spider/database", gold, predictions, str(seconds)],
+def score(gold, predictions, seconds=30, flags=()):
+    out = subprocess.run([PROBE, DATA / "spider/tables.json", DATA / "spider/database", gold, predictions, str(seconds),
+                          *flags],
                          check=True, capture_output=True, text=True).stdout.splitlines()
     return [dict(zip(("index",) + COLUMNS + ("syntax",), line.split("\t"))) for line in out[:-1]], json.loads(out[-1])
 
@@ -25,8 +26,8 @@ def labels(path):
     return [dict(zip(("index", "db_id") + COLUMNS, line.split("\t"))) for line in lines]
 
 
-def compare_system(name, gold, predictions):
-    ours, rest = score(gold, predictions)
+def compare_system(name, gold, predictions, flags=()):
+    ours, rest = score(gold, predictions, flags=flags)
     theirs = labels(DATA / f"spider_preds/labels/{name}.tsv")
     assert len(ours) == len(theirs) == 1034, (len(ours), len(theirs))
     different = {}
@@ -40,14 +41,15 @@ def compare_system(name, gold, predictions):
 
 
 def compare_partial(partial, printed):
-    """The last column of each line of the official tables, to the three digits printed."""
+    """The columns of each line of the official tables, levels and all, to the three digits printed."""
     tables = re.split(r"PARTIAL MATCHING (?:ACCURACY|RECALL|F1)", printed)[1:]
     wrong = 0
     for table, key in zip(tables, ("accuracy", "recall", "f1")):
         for clause, scores in partial.items():
             line = next(l for l in table.splitlines() if l[:21].strip() == clause)
-            wrong += f"{scores[key]:.3f}" != line.split()[-1]
-    print(f"partial scores: {3 * len(partial)} numbers, {wrong} differ")
+            levels = [scores["by"][level][key] for level in ("easy", "medium", "hard", "extra")] + [scores[key]]
+            wrong += sum(f"{ours:.3f}" != official for ours, official in zip(levels, line[21:].split()[:4] + line.split()[-1:]))
+    print(f"partial scores: {15 * len(partial)} numbers, {wrong} differ")
     return wrong
 
 
@@ -62,6 +64,8 @@ def main():
     folder = DATA / "spider_eval_examples"
     different, partial = compare_system("taoyds_pred_example", folder / "gold_example.txt", folder / "pred_example.txt")
     wrong += different
+    wrong += compare_system("taoyds_pred_example.plug_value", folder / "gold_example.txt",
+                            folder / "pred_example.txt", ("plug",))[0]
     wrong += compare_partial(partial, (folder / "peer_testsuite_goldexample_predexample_all.out").read_text())
 
     # All gold runs within the sandbox and scores 1 against itself.

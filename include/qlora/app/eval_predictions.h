@@ -30,7 +30,8 @@ SandboxLimits sandbox_limits(const EvalOptions& options);
 int run_eval_predictions(const EvalJob& job);
 
 // Prints what --dry_run found to stdout: {"rows", "runs": [{"name", "adapter", ...}], "tasks"} with --json, else in
-// words. `runs`: the entries of "runs". Returns 0.
+// words. `runs`: the entries of "runs"; `rows`: of eval_dataset, or of the task mmlu where it is the only one. Returns
+// 0.
 int print_eval_plan(const EvalJob& job, size_t rows, const Json& runs);
 
 // Writes report.json, report.html and predictions.jsonl into output_dir (none where it is empty) and --per_row, all of

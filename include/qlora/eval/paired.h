@@ -13,7 +13,7 @@
 namespace qlora {
 
 struct PairedScore {
-  double base = 0.0;  // means
+  double base = 0.0;  // over all rows
   double tuned = 0.0;
   size_t wins = 0;  // rows where the tuned run scores better
   size_t losses = 0;
@@ -32,6 +32,11 @@ std::array<double, 2> bootstrap_interval(std::span<const double> differences, ui
 // Scores of the same rows, in the same order; `lower_wins`: less is better. Throws DataError for different lengths.
 PairedScore compare_paired(std::span<const double> base, std::span<const double> tuned, uint64_t seed,
                            bool lower_wins = false);
+
+// Score `score` of two results over the same rows, over those of one group where named. One that is no mean of rows is
+// taken anew from the counts of the rows drawn; wins and losses are of the rows' own scores.
+PairedScore compare_tasks(const TaskResult& base, const TaskResult& tuned, size_t score, const std::string& group,
+                          uint64_t seed);
 
 // A row whose score became better or worse, by its place in both.
 struct FlippedRow {

@@ -12,10 +12,11 @@
 namespace qlora {
 
 // {"runs": {NAME: {"adapter", "tasks": {task: {"n", "overall": {score: value}, "by": {group: {"n", score: value}},
-//   "by_database": {id: {"n", score: value}}, "raw" | "extracted": {score: value}, ...details}}}},
+//   "by_database" | "by_subject": {id: {"n", score: value}}, "raw" | "extracted": {score: value}, ...details}}}},
 //  "paired": {NAME: {task: {score: {"base", "tuned", "wins", "losses", "ties", "p_value", "interval": [low, high],
 //   "by": {group: the same}}}}},
-//  "seconds", "output_tokens_per_second"}. Scores are shares in [0, 1], but for those of perplexity. `paired` compares
+//  "seconds", "output_tokens_per_second"}. Scores are shares in [0, 1], but for bleu and chrf (0 to 100) and those of
+//  perplexity. `paired` compares
 // each run with `base`.
 // The bootstrap's numbers follow from `seed`. Throws DataError where runs to pair are of different rows.
 Json report_json(const EvalResults& results, uint64_t seed);

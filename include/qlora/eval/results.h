@@ -4,12 +4,16 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "qlora/core/json.h"
 
 namespace qlora {
+
+// A score that follows from what its rows count, summed over them.
+using CorpusScore = double (*)(std::span<const double> sums);
 
 struct EvalRow {
   Json id;
@@ -18,19 +22,23 @@ struct EvalRow {
   std::string extracted;   // the SQL in it, by extract_sql
   std::string gold;
   std::string question;
-  std::string database;
-  std::string group;                 // the level (easy .. extra), the subject
-  std::string error;                 // why it scored nothing, in words
-  std::vector<double> scores;        // in the order of TaskResult::scores
-  std::vector<double> other_scores;  // with the other of raw and extracted answer; may be empty
-  double nll = 0.0;                  // perplexity: the sum over the labelled tokens
-  int64_t tokens = 0;                // of so many
+  std::string part;                         // as TaskResult::part_name says: the database, the subject
+  std::string group;                        // the level (easy .. extra), the group of subjects
+  std::string error;                        // why it scored nothing, in words
+  std::vector<double> scores;               // in the order of TaskResult::scores; empty for a row that has none
+  std::vector<std::vector<double>> counts;  // of each score that TaskResult::corpus has
+  std::vector<double> other_scores;         // with the other of raw and extracted answer; may be empty
+  double nll = 0.0;                         // perplexity: the sum over the labelled tokens
+  int64_t tokens = 0;                       // of so many
+  Json details = Json::object();            // further keys for the row's line in predictions.jsonl
 };
 
 struct TaskResult {
   std::string task;                       // spider, generate, ...
   std::vector<std::string> scores;        // their names
+  std::vector<CorpusScore> corpus;        // by score; nullptr, or an empty list: the mean of the rows' scores
   std::vector<std::string> groups;        // in the order of reports; a row's group is one of them
+  std::string part_name = "database";     // what EvalRow::part is
   std::vector<EvalRow> rows;              // in the file's order: what is paired by place
   std::string other_name;                 // "extracted" or "raw": what other_scores are of
   std::map<std::string, double> overall;  // scores that are no means of rows (perplexity), by name
@@ -49,9 +57,13 @@ struct EvalResults {
   std::optional<double> output_tokens_per_second;
 };
 
-// The mean of score `index` over rows, over those of one group or database where named. nullopt without such rows.
-std::optional<double> mean_score(const TaskResult& task, size_t index, const std::string& group = "",
-                                 const std::string& database = "");
+// Score `index` over the rows that have scores, over those of one group or part where named: their mean, or what their
+// summed counts give. nullopt without such rows.
+std::optional<double> score_over_rows(const TaskResult& task, size_t index, const std::string& group = "",
+                                      const std::string& part = "");
+
+// nullptr where score `index` is the mean of the rows' scores.
+CorpusScore corpus_score(const TaskResult& task, size_t index);
 
 // nullptr where the run has no such task.
 const TaskResult* find_task(const EvalRun& run, const std::string& task);

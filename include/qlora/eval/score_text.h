@@ -1,4 +1,4 @@
-// Scores as people read them: shares in percent, losses as plain numbers.
+// Scores as people read them: shares in percent, points and losses as plain numbers.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 
 namespace qlora {
 
-// "61.50 %", or "2.354" for nll, loss and perplexity; "-" where the value is no number.
+// "61.50 %", "27.31" for points (bleu, chrf), "2.354" for nll, loss and perplexity; "-" where the value is no number.
 std::string score_text(const std::string& score, const Json& value);
 
 // A difference with its sign; of shares in percentage points.

@@ -32,12 +32,16 @@ class SpiderScorer {
  public:
   // tables: tables.json, for foreign keys, and for the schema of a database that is absent (then nothing can be
   // executed: execution and syntax_valid are 0). db_dir: <db_id>/<db_id>.sqlite.
-  SpiderScorer(const std::filesystem::path& tables, std::filesystem::path db_dir, SandboxLimits limits);
+  // plug_values: as ExecutionJob has it.
+  SpiderScorer(const std::filesystem::path& tables, std::filesystem::path db_dir, SandboxLimits limits,
+               bool plug_values = false);
 
   // One answer a question. `extract` says which reading of it makes the scores; the other one's stand in other_scores.
   // A gold outside of Spider's dialect is counted in details["gold_not_parsed"] and taken as extra hard, one that does
   // not run in details["gold_not_executed"]; both score 0 there. details["partial"] has the clauses' accuracy, recall
-  // and F1 as the official evaluator sums them. Throws DataError for a db_id that tables.json does not know.
+  // and F1 as the official evaluator sums them, over all rows and "by" level. details["answers"] counts the raw answers
+  // that are "sql_alone", and those that have each of kAnswerPartNames; a row's details say "has" which. Throws
+  // DataError for a db_id that tables.json does not know.
   TaskResult score(const std::vector<SpiderQuestion>& questions, const std::vector<std::string>& answers,
                    Extract extract, const std::function<void(size_t)>& on_done = {});
 
@@ -52,6 +56,7 @@ class SpiderScorer {
   std::map<std::string, SpiderDatabase> known_;
   std::map<std::string, std::shared_ptr<Database>> databases_;
   SqlSandbox sandbox_;
+  bool plug_values_;
 };
 
 // Whether each database was seen in training: adds details["seen"] and details["unseen"] with "n" and each score.

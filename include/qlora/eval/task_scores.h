@@ -8,11 +8,19 @@
 
 namespace qlora {
 
-// The names of a task's scores; none for `generate`.
+bool has_task(const EvalOptions& options, const std::string& task);
+
+// Whether some task is over the rows of eval_dataset: all but mmlu, which brings its own questions.
+bool needs_rows(const EvalOptions& options);
+
+// The names of a task's scores; those of `generate` are there where rows carry an answer.
 std::vector<std::string> score_names(const std::string& task);
 
-// nll, loss and perplexity: plain numbers, of which less is better. All other scores are shares in [0, 1].
+// nll, loss and perplexity: plain numbers, of which less is better.
 bool lower_is_better(const std::string& score);
+
+// What a perfect answer scores, where more is better: 100 for what is counted in points (bleu, chrf), else 1.
+double best_score(const std::string& score);
 
 // The task whose rows --per_row writes to a file of this name: perplexity for .jsonl, else spider.
 std::string per_row_task(const std::string& path);

@@ -32,6 +32,7 @@ class ShortConvolution : public Operation {
   at::Tensor tap(std::int64_t shift) const;  // the weight of u[t - shift], [columns] in the accumulation type
   void convolve(const Batch& batch, const at::Tensor& u, const at::Tensor& sum) const;
   void decode(const Batch& batch, const at::Tensor& u, const at::Tensor& sum) const;
+  void continue_rows(const Batch& batch, const at::Tensor& u, const at::Tensor& sum) const;
   void keep_state(const Batch& batch, const at::Tensor& u) const;
   // d_u from d_sum; adds the gradients of weight and bias.
   void convolve_backward(const Batch& batch, const at::Tensor& u, const at::Tensor& d_sum, const at::Tensor& d_u) const;

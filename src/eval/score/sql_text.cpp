@@ -90,24 +90,6 @@ size_t current_year_end(const std::string& lower, size_t at) {
   return at;
 }
 
-std::string replace_current_year(const std::string& sql) {
-  const std::string lower = lower_ascii(sql);
-  std::string out;
-  for (size_t at = 0; at < sql.size();) {
-    const size_t end = lower[at] == 'y' ? current_year_end(lower, at) : std::string::npos;
-    out += end == std::string::npos ? std::string(1, sql[at]) : "2020";
-    at = end == std::string::npos ? at + 1 : end;
-  }
-  return out;
-}
-
-std::string executable(std::string text) {
-  replace_all(text, "> =", ">=");
-  replace_all(text, "< =", "<=");
-  replace_all(text, "! =", "!=");
-  return replace_current_year(first_statement_without_distinct(text));
-}
-
 std::string normal_piece(Piece piece, std::string_view text) {
   const bool closed = text.size() >= 2 && (text.back() == text.front() || text.back() == ']');
   if (piece == Piece::kString && closed) return "'" + std::string(text.substr(1, text.size() - 2)) + "'";
@@ -190,8 +172,27 @@ std::string_view trim(std::string_view text) {
   return text.substr(first, text.find_last_not_of(kSpaces) - first + 1);
 }
 
+std::string with_current_year(std::string_view sql) {
+  const std::string lower = lower_ascii(sql);
+  std::string out;
+  for (size_t at = 0; at < sql.size();) {
+    const size_t end = lower[at] == 'y' ? current_year_end(lower, at) : std::string::npos;
+    out += end == std::string::npos ? std::string(1, sql[at]) : "2020";
+    at = end == std::string::npos ? at + 1 : end;
+  }
+  return out;
+}
+
+std::string without_distinct(std::string_view sql) {
+  std::string text(trim(sql));
+  replace_all(text, "> =", ">=");
+  replace_all(text, "< =", "<=");
+  replace_all(text, "! =", "!=");
+  return first_statement_without_distinct(text);
+}
+
 std::string executable_gold(std::string_view sql) {
-  return executable(std::string(trim(sql)));
+  return with_current_year(without_distinct(sql));
 }
 
 std::string parsable_prediction(std::string_view sql) {
@@ -201,7 +202,7 @@ std::string parsable_prediction(std::string_view sql) {
 }
 
 std::string executable_prediction(std::string_view sql) {
-  return executable(parsable_prediction(sql));
+  return with_current_year(without_distinct(parsable_prediction(sql)));
 }
 
 bool order_matters(std::string_view executable_gold) {

@@ -79,7 +79,7 @@ std::string pack_job(const ExecutionJob& job, size_t first_prediction) {
   WireWriter out;
   out.number(job.databases.size());
   for (const auto& database : job.databases) out.text(database);
-  out.text(job.gold).number(job.predictions.size() - first_prediction);
+  out.text(job.gold).number(job.plug_values ? 1 : 0).number(job.predictions.size() - first_prediction);
   for (size_t i = first_prediction; i < job.predictions.size(); ++i) out.text(job.predictions[i]);
   return out.bytes();
 }

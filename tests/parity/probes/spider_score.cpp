@@ -1,10 +1,11 @@
 // Scores a file of predictions: one line a question to stdout (index, hardness, parsed, exact, execution,
 // syntax_valid), then one line of JSON with the partial scores and the seconds that scoring took. usage:
-// probe_spider_score TABLES DB_DIR GOLD PREDICTIONS [SECONDS]
+// probe_spider_score TABLES DB_DIR GOLD PREDICTIONS [SECONDS [plug]]
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <string>
 
 #include "qlora/eval/prediction_files.h"
 #include "qlora/eval/spider_task.h"
@@ -18,7 +19,7 @@ int main(int argc, char** argv) {
     const auto start = std::chrono::steady_clock::now();
     SandboxLimits limits;
     if (argc > 5) limits.seconds = std::atof(argv[5]);
-    SpiderScorer scorer(argv[1], argv[2], limits);
+    SpiderScorer scorer(argv[1], argv[2], limits, argc > 6 && std::string(argv[6]) == "plug");
     const TaskResult task = scorer.score(gold, run.answers, Extract::kNone);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     for (size_t i = 0; i < task.rows.size(); ++i) {

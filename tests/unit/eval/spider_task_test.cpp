@@ -163,7 +163,7 @@ TEST_F(SpiderTaskTest, RequiredScores) {
 
 TEST_F(SpiderTaskTest, SeenAndUnseenDatabases) {
   TaskResult task = scorer_.score(questions_, perfect_, Extract::kNone);
-  task.rows[1].database = "other";
+  task.rows[1].part = "other";
   add_seen_unseen(task, {"music", "more"});
   EXPECT_EQ(task.details["seen"]["n"], 1);
   EXPECT_EQ(task.details["seen"]["exact_string"], 1.0);

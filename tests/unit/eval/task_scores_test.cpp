@@ -28,7 +28,8 @@ std::string problem(std::vector<std::string> tasks, std::vector<RequiredScore> r
 TEST(TaskScores, RequiredScoresExistAndAreBetterWhenHigher) {
   for (const auto& name : score_names("spider")) EXPECT_EQ(problem({"spider"}, {{"spider", name, 0.5}}), "");
   EXPECT_THAT(problem({"generate"}, {{"spider", "execution", 0.5}}), HasSubstr("'spider'"));
-  EXPECT_THAT(problem({"generate"}, {{"generate", "bleu", 0.5}}), HasSubstr("it has: none"));
+  EXPECT_EQ(problem({"generate"}, {{"generate", "bleu", 20}}), "");
+  EXPECT_THAT(problem({"generate"}, {{"generate", "meteor", 0.5}}), HasSubstr("bleu, chrf, rouge1, rouge2, rougeL"));
   const std::string unknown = problem({"spider"}, {{"spider", "execution", 0.5}, {"spider", "bleu", 0.5}});
   EXPECT_THAT(unknown, HasSubstr("'bleu'"));
   for (const auto& name : score_names("spider")) EXPECT_THAT(unknown, HasSubstr(name));

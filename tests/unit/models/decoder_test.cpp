@@ -17,28 +17,8 @@ namespace {
 
 using Weights = std::map<std::string, at::Tensor>;
 
-// What an architecture has besides, at the size of tiny_config(); rows of more than 7 tokens outgrow the window.
-ModelConfig parsed(const std::string& type) {
-  const ModelConfig c = tiny_config(type);
-  const nlohmann::ordered_json json{{"model_type", type},
-                                    {"vocab_size", c.vocabulary},
-                                    {"hidden_size", c.hidden},
-                                    {"intermediate_size", c.intermediate},
-                                    {"num_hidden_layers", 3},
-                                    {"num_attention_heads", c.heads},
-                                    {"num_key_value_heads", c.kv_heads},
-                                    {"head_dim", c.head_dim},
-                                    {"sliding_window", 7},
-                                    {"sliding_window_pattern", 2},
-                                    {"full_attn_idxs", {1}},
-                                    {"conv_bias", true},
-                                    {"residual_multiplier", 0.5},
-                                    {"no_rope_layer_interval", 2}};
-  return parse_model_config(json, "config.json");
-}
-
 ModelConfig tiny(const std::string& type, bool tied, RopeScaling::Kind scaling = RopeScaling::Kind::kNone) {
-  if (type != "llama" && type != "qwen2") return parsed(type);
+  if (type != "llama" && type != "qwen2") return tiny_architecture(type);
   ModelConfig c = tiny_config(type);
   c.tied_embeddings = tied;
   c.rope_scaling.kind = scaling;

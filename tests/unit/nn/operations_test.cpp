@@ -242,6 +242,43 @@ TEST_F(Operations, AttentionWithWindowAndSoftCap) {
   }
 }
 
+// Rows come in parts of several tokens; the slots need be no neighbours.
+TEST_F(Operations, AttentionContinuesFromTheCache) {
+  for (const std::int64_t window : {0, 3}) {
+    for (const double softcap : {0.0, 1.5}) {
+      SCOPED_TRACE("window " + std::to_string(window) + ", softcap " + std::to_string(softcap));
+      const AttentionShape shape{4, 2, 6, 0.7, window, softcap};
+      Attention attention(shape, 0, at::kDouble);
+      KvCache cache({{2, 6, 0, 0}}, 4, 12, at::kCPU, at::kDouble);
+      const at::Tensor rows = at::randn({2, 12, 48}, at::kDouble);
+      const std::vector<std::int64_t> slots{2, 0};
+      for (const std::vector<std::int64_t>& lengths :
+           {std::vector<std::int64_t>{4, 1}, {3, 2}, {1, 6}, {2, 1}, {2, 2}}) {
+        Batch batch = batch_of(lengths);
+        batch.cache = &cache;
+        batch.cache_slots = slots;
+        Tensors parts;
+        for (std::size_t r = 0; r < 2; ++r)
+          parts.push_back(rows[static_cast<std::int64_t>(r)].narrow(0, cache.length(slots[r]), lengths[r]));
+        parts.push_back(at::zeros({kTail, 48}, at::kDouble));
+        const at::Tensor in = at::cat(parts);
+        OperationViews v;
+        v.in = {in};
+        v.out = at::empty({in.size(0), 24}, at::kDouble);
+        v.buffers = {at::empty({in.size(0), 4}, at::kDouble)};
+        attention.forward(batch, v);
+        for (std::size_t r = 0; r < 2; ++r) {
+          const std::int64_t held = cache.length(slots[r]);
+          const at::Tensor want =
+              row_attention(rows[static_cast<std::int64_t>(r)].narrow(0, 0, held + lengths[r]), shape);
+          EXPECT_LT(difference(v.out.narrow(0, batch.row_bounds[r], lengths[r]), want.slice(0, held)), 1e-12);
+          cache.advance(slots[r], lengths[r]);
+        }
+      }
+    }
+  }
+}
+
 // Blocks of keys that no query of a block sees.
 TEST_F(Operations, AttentionWithAWindowMuchShorterThanTheRow) {
   const Batch batch = batch_of({1500});
@@ -358,7 +395,9 @@ TEST_F(ShortConvolutions, ContinueFromTheCache) {
     }
   };
   step(prompts);
-  for (int i = 0; i < 4; ++i) step({1, 1, 1});
+  for (int i = 0; i < 2; ++i) step({1, 1, 1});
+  step({2, 1, 5});
+  step({3, 1, 1});
 }
 
 TEST_F(Operations, LossHeadWithScaleAndSoftCap) {

@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include <nlohmann/json.hpp>
+
 #include "qlora/models/config.h"
 
 namespace qlora {
@@ -20,6 +22,26 @@ inline ModelConfig tiny_config(const std::string& model_type = "llama") {
   c.max_positions = 64;
   c.qkv_bias = model_type == "qwen2";
   return c;
+}
+
+// What an architecture has besides, at the size of tiny_config(); rows of more than 7 tokens outgrow the window.
+inline ModelConfig tiny_architecture(const std::string& type) {
+  const ModelConfig c = tiny_config(type);
+  const nlohmann::ordered_json json{{"model_type", type},
+                                    {"vocab_size", c.vocabulary},
+                                    {"hidden_size", c.hidden},
+                                    {"intermediate_size", c.intermediate},
+                                    {"num_hidden_layers", 3},
+                                    {"num_attention_heads", c.heads},
+                                    {"num_key_value_heads", c.kv_heads},
+                                    {"head_dim", c.head_dim},
+                                    {"sliding_window", 7},
+                                    {"sliding_window_pattern", 2},
+                                    {"full_attn_idxs", {1}},
+                                    {"conv_bias", true},
+                                    {"residual_multiplier", 0.5},
+                                    {"no_rope_layer_interval", 2}};
+  return parse_model_config(json, "config.json");
 }
 
 }  // namespace qlora

@@ -35,6 +35,9 @@ struct ExecutionJob {
   std::vector<std::string> databases;  // SQLite files
   std::string gold;                    // as written: it is rewritten by executable_gold
   std::vector<std::string> predictions;
+  // Where a prediction is not equal, it is run with the gold's values in place of its own, too, in all ways
+  // (ValuePlugging): equal where one is. All ways together take no longer than one query may.
+  bool plug_values = false;
 };
 
 struct SandboxLimits {

@@ -9,6 +9,13 @@ namespace qlora {
 // White space at both ends removed.
 std::string_view trim(std::string_view text);
 
+// Trimmed; "> =", "< =", "! =" closed up; the first statement alone; the word DISTINCT dropped wherever it is a word
+// (not in strings, quoted names or comments).
+std::string without_distinct(std::string_view sql);
+
+// YEAR(CURDATE()) as 2020.
+std::string with_current_year(std::string_view sql);
+
 // The gold as the test-suite evaluator runs it: "> =", "< =", "! =" closed up; the first statement alone; the word
 // DISTINCT dropped wherever it is a word (not in strings, quoted names or comments); YEAR(CURDATE()) becomes 2020.
 std::string executable_gold(std::string_view sql);

@@ -1,0 +1,61 @@
+#include "qlora/app/adapter_runs.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "qlora/core/error.h"
+#include "qlora/text/chat_template.h"
+#include "qlora/weights/load.h"
+
+namespace qlora {
+
+namespace fs = std::filesystem;
+
+BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const LoraAdapter* adapter) {
+  const bool trained_in_4bit = adapter != nullptr && adapter->record && adapter->record->quant_type == "nf4";
+  BaseSettings settings;
+  settings.device = choose_device(common.device);
+  settings.dtype = choose_dtype(model.dtype, settings.device);
+  settings.dequantize_cache_bytes = dequantize_cache_bytes(model, settings.device);
+  settings.quantize = model.load_in_4bit.value_or(trained_in_4bit);
+  settings.nested = model.use_bnb_nested_quant && (!trained_in_4bit || adapter->record->nested);
+  return settings;
+}
+
+bool same_base(const BaseSettings& a, const BaseSettings& b) {
+  return a.quantize == b.quantize && (!a.quantize || a.nested == b.nested);
+}
+
+std::string words_for(const BaseSettings& settings) {
+  if (!settings.quantize) return "without quantization";
+  return settings.nested ? "in 4 bits with double quantization" : "in 4 bits without double quantization";
+}
+
+std::string name_of(const fs::path& folder, const std::vector<std::string>& taken) {
+  const fs::path clean = folder.filename().empty() ? folder.parent_path() : folder;
+  std::string name = clean.filename().string();
+  for (int i = 2; name == "base" || std::find(taken.begin(), taken.end(), name) != taken.end(); ++i)
+    name = fmt::format("{}-{}", clean.filename().string(), i);
+  return name;
+}
+
+DataOptions with_adapters_template(DataOptions options, const std::vector<std::string>& adapters) {
+  if (options.chat_template != "auto") return options;
+  std::string source;
+  for (const fs::path folder : adapters) {
+    const auto own = load_chat_template(folder);
+    if (own == nullptr || own->source() == source) continue;
+    if (!source.empty()) {
+      throw UsageError(
+          fmt::format("adapter: {} was trained with another chat template than {}; take them apart, or name the "
+                      "chat_template for all",
+                      folder.string(), options.chat_template));
+    }
+    source = own->source();
+    options.chat_template = folder.string();
+  }
+  return options;
+}
+
+}  // namespace qlora

@@ -1,0 +1,48 @@
+#include "qlora/formats/csv.h"
+
+#include <fstream>
+#include <iterator>
+
+#include <fmt/format.h>
+
+#include "qlora/core/error.h"
+
+namespace qlora {
+
+std::vector<CsvRecord> read_csv(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in || std::filesystem::is_directory(path)) throw DataError(fmt::format("{}: cannot be read", path.string()));
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
+  std::vector<CsvRecord> records;
+  std::size_t line = 1, opened = 0;
+  bool quoted = false;
+  CsvRecord record{1, {""}};
+  const auto end_record = [&] {
+    if (record.fields.size() > 1 || !record.fields[0].empty()) records.push_back(std::move(record));
+    record = {line, {""}};
+  };
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    const bool pair = i + 1 < text.size() && text[i + 1] == (c == '\r' ? '\n' : '"');
+    if (c == '\n') ++line;
+    if (quoted) {
+      if (c != '"' || pair) record.fields.back() += c;
+      if (c == '"') pair ? void(++i) : void(quoted = false);
+    } else if (c == '"' && record.fields.back().empty()) {
+      quoted = true;
+      opened = line;
+    } else if (c == ',') {
+      record.fields.emplace_back();
+    } else if (c == '\n') {
+      end_record();
+    } else if (c != '\r' || !pair) {
+      record.fields.back() += c;
+    }
+  }
+  if (quoted) throw DataError(fmt::format("{}:{}: a quoted field does not end", path.string(), opened));
+  end_record();
+  return records;
+}
+
+}  // namespace qlora
