@@ -92,17 +92,29 @@ struct Prompt {
 std::string last_answer(const Example& example) {
   if (example.kind != Example::Kind::kChat) return example.answer;
   if (example.messages.empty() || example.messages.back().value("role", "") != "assistant") return "";
-  const Json& content = example.messages.back().at("content");
+  const Json content = example.messages.back().value("content", Json());  // none where a turn only calls tools
+  if (content.is_null()) return "";
   return content.is_string() ? content.get<std::string>() : content.dump();
 }
 
-std::vector<Prompt> render_prompts(const Dataset& dataset, const RowEncoder& encoder, RowRange part) {
+// Throws DataError for a row without a prompt, or whose prompt leaves no room for an answer within `positions`.
+std::vector<Prompt> render_prompts(const Dataset& dataset, const RowEncoder& encoder, RowRange part,
+                                   std::optional<std::int64_t> positions, std::int64_t max_new_tokens) {
   std::vector<Prompt> prompts;
   for (std::size_t i = part.begin; i < part.end; ++i) {
     const Example example = encoder.example(dataset, i);
     const Rendered rendered = encoder.render(example);
-    prompts.push_back(
-        {example.id, rendered.prompt.value_or(""), last_answer(example), encoder.encode_prompt(rendered)});
+    if (!rendered.prompt) {
+      throw DataError(fmt::format("{}: a row of format text has no prompt to generate from", dataset.place(i)));
+    }
+    prompts.push_back({example.id, *rendered.prompt, last_answer(example), encoder.encode_prompt(rendered)});
+    const auto tokens = static_cast<std::int64_t>(prompts.back().ids.size());
+    if (tokens + max_new_tokens > positions.value_or(INT64_MAX)) {
+      throw DataError(fmt::format(
+          "{}: the prompt's {} tokens and max_new_tokens {} exceed the model's {} positions: lower max_new_tokens, or "
+          "leave the row out",
+          dataset.place(i), tokens, max_new_tokens, *positions));
+    }
   }
   return prompts;
 }
@@ -136,7 +148,13 @@ class ModelEvaluation {
 
   int run() {
     if (has_task(job_.eval, "spider") || has_task(job_.eval, "generate")) {
-      prompts_ = render_prompts(*dataset_, encoder_, part_);
+      const auto positions = read_model_limits(model_).positions;
+      const std::int64_t most = job_.generate.max_new_tokens;
+      if (positions && most >= *positions) {
+        throw UsageError(fmt::format("max_new_tokens: {} leaves no room for a prompt: the model has {} positions", most,
+                                     *positions));
+      }
+      prompts_ = render_prompts(*dataset_, encoder_, part_, positions, most);
       for (std::size_t i = 0; i < questions_.size() && i < prompts_.size(); ++i)
         questions_[i].prompt = prompts_[i].text;
     }

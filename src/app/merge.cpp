@@ -226,6 +226,7 @@ class MergeRun {
 }  // namespace
 
 int run_merge(const MergeJob& job) {
+  watch_signals();
   if (job.common.output_dir.empty() && !job.common.dry_run)
     throw UsageError("output_dir: name the folder that the merged model goes to");
   const fs::path model = model_folder_of(job.model);

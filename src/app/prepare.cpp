@@ -13,6 +13,7 @@
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/core/signal.h"
 #include "qlora/formats/mapped_file.h"
 
 namespace qlora {
@@ -69,6 +70,7 @@ void print_result(const PreparedData& data, const CommonOptions& common, bool wr
 }  // namespace
 
 int run_prepare(const PrepareJob& job) {
+  watch_signals();
   if (!job.preview && !job.common.dry_run && job.common.output_dir.empty()) {
     throw UsageError("output_dir: name the folder that the prepared set goes to (or ask for --preview or --dry-run)");
   }

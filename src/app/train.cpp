@@ -149,6 +149,12 @@ class TrainRun {
     const Json earlier = read_json(path);
     const std::vector<std::string> changed = changed_keys(earlier.at("identity"), identity_);
     if (!changed.empty()) refuse_change(output_, changed);
+    const char* result = job_.model.method == Method::kFull ? "config.json" : "adapter_model.safetensors";
+    if (!fs::exists(output_ / result)) {
+      log_warning("{}: this run was finished, but its {} is gone: going on from its last checkpoint", output_.string(),
+                  result);
+      return std::nullopt;
+    }
     log_info("{}: this run is finished already", output_.string());
     return earlier.at("result");
   }
@@ -242,7 +248,7 @@ class TrainRun {
   Facts facts(const TrainingResult& result) const {
     Facts facts = {{"rows", std::to_string(data_.train.size())},
                    {"steps", std::to_string(result.steps)},
-                   {"epochs", fmt::format("{:g}", job_.train.num_train_epochs)},
+                   {"epochs", fmt::format("{:.3g}", result.epochs)},
                    {"learning rate", fmt::format("{:g}", job_.train.learning_rate)},
                    {"training loss", fmt::format("{:.4f}", result.train_loss)}};
     if (result.eval_loss) facts.emplace_back("evaluation loss", fmt::format("{:.4f}", *result.eval_loss));

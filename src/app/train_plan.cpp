@@ -8,6 +8,7 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "qlora/app/base_model.h"
 #include "qlora/core/atomic_file.h"
@@ -44,6 +45,18 @@ void check_targets(const TrainJob& job, const LoraConfig& adapter, const ModelCo
     throw UsageError(
         "lora_target_modules: contradicts the adapter of adapter_name_or_path, which sits on other linears; leave it "
         "out");
+  }
+}
+
+// A name that no linear has is a slip, or one that cannot carry an adapter: the embedding and the output head.
+void check_target_names(const LoraConfig& config, const ModelConfig& model) {
+  const std::vector<std::string> linears = linear_names(model);
+  for (const std::string& name : config.target_modules.names) {
+    LoraConfig alone;
+    alone.target_modules.names = {name};
+    if (!lora_targets(alone, linears, "lm_head").empty()) continue;
+    throw UsageError(fmt::format("lora_target_modules: '{}' is no linear of this model's blocks; there are: {}", name,
+                                 fmt::join(expand_all_linear(linears, "lm_head"), ", ")));
   }
 }
 
@@ -143,6 +156,7 @@ AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
   if (options.adapter_name_or_path.empty()) {
     LoraConfig config = make_lora_config(options, job.model.model_name_or_path);
     config.revision = revision;
+    if (job.model.method != Method::kFull) check_target_names(config, read_model_config(model));
     return {std::move(config), {}};
   }
   if (job.model.method == Method::kFull) {

@@ -1,5 +1,7 @@
 // The program around the commands: help, version, errors as exit codes.
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 
 #include <spdlog/fmt/fmt.h>
@@ -64,7 +66,11 @@ int run_program(const std::vector<std::string>& arguments) {
   exit_on_signals();
   try {
     if (!is_command) throw UsageError("expected a command before " + name + "; see qlora --help");
-    return run_command(name, {arguments.begin() + 1, arguments.end()});
+    const int code = run_command(name, {arguments.begin() + 1, arguments.end()});
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+      throw Error(ExitCode::kRuntime, std::string("standard output cannot be written: ") + std::strerror(errno));
+    }
+    return code;
   } catch (const std::exception& exception) {
     const Error error = as_error(exception);
     return report(who, error.code(), error.what());

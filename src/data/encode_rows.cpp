@@ -7,6 +7,7 @@
 
 #include "qlora/core/error.h"
 #include "qlora/core/parallel.h"
+#include "qlora/core/signal.h"
 #include "qlora/data/prepare.h"
 
 namespace qlora {
@@ -98,6 +99,7 @@ EncodedSet encode_rows(const Dataset& dataset, const RowEncoder& encoder, const 
   constexpr std::int64_t kRowsAtOnce = 16;
   std::vector<EncodedExample> examples(std::min(range.end, dataset.size()) - range.begin);
   parallel_for(static_cast<std::int64_t>(examples.size()), kRowsAtOnce, [&](std::int64_t begin, std::int64_t end) {
+    throw_if_stopped();
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
       examples[i] = encode_example(dataset, range.begin + i, encoder, limits);
     }

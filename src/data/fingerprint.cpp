@@ -94,19 +94,26 @@ std::string PreparedData::fingerprint() const {
 void check_prepared(const OpenedData& data, const fs::path& model_folder, const DataOptions& options,
                     std::uint64_t seed) {
   Json expected;
+  const ModelLimits limits = read_model_limits(model_folder);
   if (options.dataset.empty()) {
-    // Only what the model decides can be compared; whether a template was needed, the set itself says.
+    // What the model decides is compared; whether a template was needed, the set itself says.
     const bool templated = !data.train.metadata().value("chat_template", Json()).is_null();
     DataOptions chosen = options;
     if (!templated) chosen.chat_template = "auto";
     expected = model_parts(RowEncoder(model_folder, chosen, {}));
     if (!templated) expected["chat_template"] = nullptr;
+    // Of the options those that are not left at their defaults: the set holds what prepare was told.
+    const Json initial = option_parts({}, resolve_limits({}, limits), seed);
+    const Json given = option_parts(options, resolve_limits(options, limits), seed);
+    for (const auto& [name, value] : given.items()) {
+      if (value != initial.at(name)) expected[name] = value;
+    }
   } else {
     const DataSources sources = open_data(options, seed);
     std::vector<const Dataset*> datasets = {&sources.train};
     if (sources.eval) datasets.push_back(&*sources.eval);
     const RowEncoder encoder(model_folder, options, datasets);
-    expected = fingerprint_parts(sources, encoder, resolve_limits(options, read_model_limits(model_folder)), seed);
+    expected = fingerprint_parts(sources, encoder, resolve_limits(options, limits), seed);
   }
   std::vector<std::string> different;
   for (const auto& [name, value] : expected.items()) {

@@ -8,6 +8,7 @@
 
 #include "qlora/core/error.h"
 #include "qlora/data/prompt_template.h"
+#include "qlora/text/chat_template_builtin.h"
 
 namespace qlora {
 namespace {
@@ -25,8 +26,9 @@ bool uses_schemas(const DataOptions& options) {
                                          : prompt_template_uses(options.prompt_template, "schema");
 }
 
-FormatContext context_of(const DataOptions& options, bool chat, const Schemas* schemas) {
-  return {.chat = chat,
+FormatContext context_of(const DataOptions& options, const ChatTemplate* chat_template, const Schemas* schemas) {
+  return {.chat = chat_template != nullptr,
+          .input_turn = chat_template != nullptr && chat_template->source() == builtin_chat_template("alpaca"),
           .prompt_style = options.prompt_style,
           .prompt_template = options.prompt_template,
           .schemas = schemas};
@@ -54,7 +56,7 @@ std::unique_ptr<const Schemas> open_schemas(const DataOptions& options) {
 std::shared_ptr<const ChatTemplate> choose_template(const std::filesystem::path& model_folder,
                                                     const DataOptions& options,
                                                     const std::vector<const Dataset*>& datasets) {
-  const FormatContext context = context_of(options, false, nullptr);
+  const FormatContext context = context_of(options, nullptr, nullptr);
   for (const Dataset* dataset : datasets) {
     for (const RowFormat* format : dataset->formats()) {
       if (format->needs_chat(context)) return choose_chat_template(options.chat_template, model_folder);
@@ -88,7 +90,7 @@ RowEncoder::RowEncoder(std::shared_ptr<const Tokenizer> tokenizer, SpecialTokens
       template_(std::move(chat_template)),
       options_(options),
       schemas_(open_schemas(options)),
-      context_(context_of(options, template_ != nullptr, schemas_.get())) {
+      context_(context_of(options, template_.get(), schemas_.get())) {
   set_special_tokens(std::move(special));
 }
 

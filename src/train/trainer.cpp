@@ -482,6 +482,7 @@ void Trainer::load_best() {
 TrainingResult Trainer::result() const {
   TrainingResult result;
   result.steps = step_;
+  result.epochs = epoch_reached();
   result.train_loss = step_ == 0 ? 0.0 : loss_sum_ / static_cast<double>(step_);
   result.eval_loss = eval_loss_;
   result.tokens = tokens_;

@@ -48,8 +48,8 @@ void declare(Schema<ModelOptions>& schema) {
                 {"float32", ComputeDtype::kFloat32}})
       .spelt({{"bf16", "bfloat16"}, {"fp16", "float16"}, {"fp32", "float32"}})
       .synonyms({"bnb_4bit_compute_dtype", "torch_dtype"})
-      .synonym("bf16", {{"true", "bfloat16"}, {"auto", "auto"}})
-      .synonym("fp16", {{"true", "float16"}});
+      .synonym("bf16", {{"true", "bfloat16"}, {"auto", "auto"}, {"false", std::nullopt}})
+      .synonym("fp16", {{"true", "float16"}, {"false", std::nullopt}});
   schema.key("matmul_dtype", &M::matmul_dtype, "The type of the matrix products. auto: that of dtype.")
       .choices({{"auto", MatmulDtype::kAuto}, {"fp8", MatmulDtype::kFp8}})
       .not_built_yet({"fp8"});

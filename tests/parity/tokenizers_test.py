@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 BUILD = pathlib.Path(os.environ.get("QLORA_BUILD", "build/cpu"))
 PROBE = next((p for p in (BUILD / "probe_tokenize", BUILD / "tests" / "probe_tokenize") if p.exists()), None)
 DATA = pathlib.Path(os.environ.get("QLORA_TEST_DATA", pathlib.Path.home() / ".cache/qlora/test-data"))
-STRINGS = int(os.environ.get("QLORA_TOKENIZER_STRINGS", "4000"))
+STRINGS = 20000 if os.environ.get("QLORA_SLOW") else 4000
 
 # --- strings -------------------------------------------------------------------------------------------------------
 

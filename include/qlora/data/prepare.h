@@ -111,7 +111,8 @@ struct OpenedData {
 OpenedData open_prepared(const std::filesystem::path& folder);
 
 // Throws DataError naming each part (tokenizer, chat_template, data, option ...) in which the prepared set differs from
-// what `options` would prepare now. Data and options are compared only where options.dataset is given.
+// what `options` would prepare now. Without options.dataset the data is the set's own, and so is every option that is
+// left at its default.
 void check_prepared(const OpenedData& data, const std::filesystem::path& model_folder, const DataOptions& options,
                     std::uint64_t seed);
 

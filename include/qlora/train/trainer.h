@@ -41,6 +41,7 @@ struct TrainerSettings {
 
 struct TrainingResult {
   std::int64_t steps = 0;
+  double epochs = 0.0;
   double train_loss = 0.0;  // mean of all steps' losses
   std::optional<double> eval_loss;
   std::int64_t tokens = 0, input_tokens = 0;

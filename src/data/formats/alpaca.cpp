@@ -36,6 +36,12 @@ void insert_history(const Json& row, Example& example) {
   example.messages.insert(example.messages.end() - 2, turns.begin(), turns.end());
 }
 
+// What the instruction is about, between it and the answer.
+void insert_input(const Json& row, Example& example) {
+  const std::string input = optional_text_column(row, "input");
+  if (!input.empty()) example.messages.insert(example.messages.end() - 1, message("input", input));
+}
+
 Example read(const Json& row, const FormatContext& context) {
   const std::string answer = text_column(row, answer_column(row));
   const std::string system = optional_text_column(row, "system");
@@ -43,13 +49,14 @@ Example read(const Json& row, const FormatContext& context) {
   if (context.prompt_template.empty()) {
     const std::string instruction = text_column(row, "instruction");
     const std::string input = optional_text_column(row, "input");
-    user = input.empty() ? instruction : instruction + "\n" + input;
+    user = input.empty() || context.input_turn ? instruction : instruction + "\n" + input;
     plain = (system.empty() ? "" : system + "\n\n") + plain_prompt(instruction, input);
   } else {
     user = plain = fill_prompt_template(context.prompt_template, row);
   }
   Example example = single_turn(context, system, user, plain, answer);
   insert_history(row, example);
+  if (context.chat && context.input_turn && context.prompt_template.empty()) insert_input(row, example);
   return example;
 }
 
