@@ -4,11 +4,17 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
+#include <cstdlib>
+
+#include <ATen/cuda/CUDAContextLight.h>
 #include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include "kernels/cross_entropy.h"
 #include "kernels/dropout.h"
+#include "kernels/lora.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/swiglu.h"
@@ -54,6 +60,16 @@ template <class T>
 T* data(const at::Tensor& x) {
   TORCH_CHECK(x.is_contiguous(), "kernels take contiguous tensors");
   return static_cast<T*>(x.data_ptr());
+}
+
+kernels::DropoutMask mask_of(const Batch& batch, const DropoutKey& key, double p) {
+  return {data<std::int32_t>(batch.token_rows),
+          data<std::int64_t>(batch.positions),
+          static_cast<const std::uint32_t*>(batch.step_number.data_ptr()),
+          static_cast<std::uint32_t>(key.seed) ^ static_cast<std::uint32_t>(key.seed >> 32U),
+          key.linear,
+          dropout_threshold(p),
+          static_cast<float>(1.0 / (1.0 - p))};
 }
 
 }  // namespace
@@ -106,16 +122,82 @@ void swiglu_backward(const at::Tensor& x, const at::Tensor& d_y, const at::Tenso
 
 void dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p,
              bool accumulate) {
-  const kernels::DropoutMask mask{data<std::int32_t>(batch.token_rows),
-                                  data<std::int64_t>(batch.positions),
-                                  static_cast<const std::uint32_t*>(batch.step_number.data_ptr()),
-                                  static_cast<std::uint32_t>(key.seed) ^ static_cast<std::uint32_t>(key.seed >> 32U),
-                                  key.linear,
-                                  static_cast<std::uint32_t>(p * 4294967296.0),
-                                  static_cast<float>(1.0 / (1.0 - p))};
+  const kernels::DropoutMask mask = mask_of(batch, key, p);
   launch_for(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     return kernels::dropout(data<T>(x), data<T>(out), mask, x.size(0), x.size(1), accumulate, stream());
+  });
+}
+
+namespace {
+
+// Rows may lie apart.
+template <class T>
+T* rows(const at::Tensor& x) {
+  TORCH_CHECK(x.dim() == 2 && (x.stride(1) == 1 || x.size(1) == 1), "kernels take rows without gaps");
+  return static_cast<T*>(x.data_ptr());
+}
+
+bool has_tensor_cores(at::Device device) {
+  if (c10::cuda::device_count() == 0) return true;  // planned for another machine
+  return at::cuda::getDeviceProperties(device.index() < 0 ? c10::DeviceIndex{0} : device.index())->major >= 8;
+}
+
+template <class T>
+kernels::LoraAdapters<T> adapters_of(const std::vector<LoraDown>& adapters, const Batch& batch) {
+  kernels::LoraAdapters<T> made{};
+  made.count = static_cast<int>(adapters.size());
+  for (std::size_t i = 0; i < adapters.size(); ++i) {
+    const LoraDown& from = adapters[i];
+    made.of[i] = {
+        data<T>(from.a), from.d_a.defined() ? data<float>(from.d_a) : nullptr, static_cast<int>(from.a.size(0)),
+        static_cast<int>(from.column),
+        batch.training && from.dropout > 0.0 ? mask_of(batch, from.key, from.dropout) : kernels::DropoutMask{}};
+  }
+  return made;
+}
+
+// As launch_for, for the types that tensor cores multiply.
+template <class Launch>
+void launch_for_halves(Dtype dtype, const Launch& launch) {
+  if (dtype == at::kHalf) {
+    C10_CUDA_CHECK(launch(__half{}));
+  } else {
+    TORCH_CHECK(dtype == at::kBFloat16, "no kernels for ", dtype);
+    C10_CUDA_CHECK(launch(__nv_bfloat16{}));
+  }
+}
+
+}  // namespace
+
+bool serves_lora(at::Device device, Dtype dtype, std::int64_t in, const std::vector<std::int64_t>& ranks) {
+  const auto whole = [](std::int64_t rank) { return rank % 8 == 0; };
+  static const bool off = std::getenv("QLORA_NO_LORA") != nullptr;
+  return !off && serves(device, dtype) && dtype != at::kFloat && in % 8 == 0 &&
+         ranks.size() <= static_cast<std::size_t>(kernels::kMostLoraAdapters) &&
+         std::all_of(ranks.begin(), ranks.end(), whole) && has_tensor_cores(device);
+}
+
+void lora_down(const at::Tensor& x, const std::vector<LoraDown>& adapters, const Batch& batch, const at::Tensor& u) {
+  launch_for_halves(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    return kernels::lora_down<T>(rows<T>(x), x.stride(0), adapters_of<T>(adapters, batch), data<T>(u), x.size(0),
+                                 x.size(1), u.size(1), stream());
+  });
+}
+
+std::int64_t lora_workspace(std::int64_t tokens, std::int64_t in, std::int64_t ranks) {
+  return kernels::lora_workspace(tokens, in, ranks);
+}
+
+void lora_down_backward(const at::Tensor& x, const at::Tensor& d_u, const std::vector<LoraDown>& adapters,
+                        const Batch& batch, const at::Tensor& d_x, bool accumulate, const at::Tensor& workspace) {
+  launch_for_halves(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    return kernels::lora_down_backward<T>(rows<T>(x), x.stride(0), data<T>(d_u), adapters_of<T>(adapters, batch),
+                                          d_x.defined() ? rows<T>(d_x) : nullptr, d_x.defined() ? d_x.stride(0) : 0,
+                                          accumulate, data<float>(workspace), x.size(0), x.size(1), d_u.size(1),
+                                          stream());
   });
 }
 
@@ -144,6 +226,12 @@ void zero_tail(const at::Tensor& x, const at::Tensor& bounds) {
 bool serves(at::Device, Dtype) {
   return false;
 }
+bool serves_lora(at::Device, Dtype, std::int64_t, const std::vector<std::int64_t>&) {
+  return false;
+}
+std::int64_t lora_workspace(std::int64_t, std::int64_t, std::int64_t) {
+  return 0;
+}
 
 namespace {
 void absent() {
@@ -160,6 +248,9 @@ void rope(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Ten
 void swiglu(const at::Tensor&, const at::Tensor&) { absent(); }
 void swiglu_backward(const at::Tensor&, const at::Tensor&, const at::Tensor&, bool) { absent(); }
 void dropout(const at::Tensor&, const at::Tensor&, const Batch&, const DropoutKey&, double, bool) { absent(); }
+void lora_down(const at::Tensor&, const std::vector<LoraDown>&, const Batch&, const at::Tensor&) { absent(); }
+void lora_down_backward(const at::Tensor&, const at::Tensor&, const std::vector<LoraDown>&, const Batch&,
+                        const at::Tensor&, bool, const at::Tensor&) { absent(); }
 void cross_entropy(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
 void scaled_sum(const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
 void zero_tail(const at::Tensor&, const at::Tensor&) { absent(); }

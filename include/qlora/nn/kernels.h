@@ -2,6 +2,8 @@
 // otherwise takes its ATen form, which runs on every device and is what the kernels are tested against.
 #pragma once
 
+#include <vector>
+
 #include "qlora/nn/dropout.h"
 #include "qlora/nn/operation.h"
 
@@ -37,6 +39,26 @@ void swiglu_backward(const at::Tensor& x, const at::Tensor& d_y, const at::Tenso
 // Needs the batch's token_rows and step_number.
 void dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p,
              bool accumulate);
+
+// One of the adapters that share a projection's input; see kernels/lora.h.
+struct LoraDown {
+  at::Tensor a;             // [rank, in]
+  at::Tensor d_a;           // float32 [rank, in]
+  std::int64_t column = 0;  // the first of its columns in u and d_u
+  double dropout = 0.0;
+  DropoutKey key;
+};
+// Whether the two below serve adapters of these ranks: for 16-bit types on tensor cores, whole packs of features.
+bool serves_lora(at::Device device, Dtype dtype, std::int64_t in, const std::vector<std::int64_t>& ranks);
+// u [tokens, ranks]: each adapter's columns are dropout(x) a^T. x [tokens, in], its rows perhaps apart.
+void lora_down(const at::Tensor& x, const std::vector<LoraDown>& adapters, const Batch& batch, const at::Tensor& u);
+// How many floats the workspace of the next one holds.
+std::int64_t lora_workspace(std::int64_t tokens, std::int64_t in, std::int64_t ranks);
+// d_a += d_u^T dropout(x); d_x = (+= where `accumulate`) the adapters' dropout(d_u a). d_x may be x where it does not
+// accumulate, or undefined.
+void lora_down_backward(const at::Tensor& x, const at::Tensor& d_u, const std::vector<LoraDown>& adapters,
+                        const Batch& batch, const at::Tensor& d_x, bool accumulate, const at::Tensor& workspace);
+
 // nll: float32 [rows]. With a `scale` (float32 [1]) the logits become their gradient.
 void cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& nll, const at::Tensor& scale);
 // out (float32 [1]) = scale * the sum of values (float32 [n]).

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "qlora/nn/dropout.h"
+#include "qlora/nn/kernels.h"
 #include "qlora/nn/operation.h"
 #include "qlora/nn/weight.h"
 
@@ -43,9 +44,14 @@ class Projection : public Operation {
 
  private:
   bool has_dropout() const;
+  // Whether the kernels for all adapters at once serve; else each has products of its own, of a dropped copy of x.
+  bool fuses_adapters(at::Device device) const;
+  std::vector<gpu::LoraDown> fused_adapters() const;
   void add_adapters(const Batch& batch, const OperationViews& views);
+  void compute_low_rank(const Batch& batch, const OperationViews& views);
   void add_adapters_backward(const Batch& batch, const OperationViews& views);
-  void add_adapter_gradients(const Batch& batch, const OperationViews& views);
+  void add_b_gradients(const OperationViews& views);
+  void add_a_gradients(const Batch& batch, const OperationViews& views);
   void add_weight_gradients(const OperationViews& views);
   at::Tensor stacked_a() const;
 
