@@ -46,4 +46,24 @@ cudaError_t lora_down_backward(const T* x, std::int64_t x_pitch, const T* d_u, c
                                std::int64_t d_x_pitch, bool accumulate, float* workspace, std::int64_t tokens,
                                std::int64_t in, std::int64_t ranks, cudaStream_t stream);
 
+// The other half: y[:, begin .. begin + out) = scale * u[:, column .. column + rank) b^T, for each adapter; plus
+// `residual` where it is not null.
+template <class T>
+struct LoraOutputs {
+  struct Output {
+    const T* b;  // [out, rank], 4-byte aligned
+    int rank;    // at most 64
+    int column;
+    int begin, out;  // multiples of 8
+    float scale;
+  };
+  Output of[kMostLoraAdapters];
+  int count;
+};
+
+// u [tokens, ranks]; residual, y [tokens, columns], 16-byte aligned; may be the same.
+template <class T>
+cudaError_t lora_up(const T* u, const LoraOutputs<T>& outputs, const T* residual, T* y, std::int64_t tokens,
+                    std::int64_t ranks, std::int64_t columns, cudaStream_t stream);
+
 }  // namespace qlora::kernels

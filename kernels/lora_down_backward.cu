@@ -97,28 +97,39 @@ __device__ __forceinline__ void load_a(const Arguments<T>& p, Shared<kAdapters, 
   }
 }
 
+// Where a lane reads and writes of the tile that it is at: pointers that walk, so that little is left to compute.
+template <class T>
+struct Cursor {
+  const T* x;         // token 2 q, feature 8 g
+  const T* d_u;       // token g, rank 2 q of the first adapter's column 0
+  std::int64_t left;  // tokens from the tile's first on
+
+  __device__ __forceinline__ void advance(const Arguments<T>& p) {
+    x += kWarps * kTokens * p.x_pitch;
+    d_u += static_cast<std::int64_t>(kWarps * kTokens) * p.ranks;
+    left -= kWarps * kTokens;
+  }
+};
+
 // Begins the copies of one tile of tokens.
 template <class T, int kAdapters, int kTiles>
-__device__ __forceinline__ void fetch(const Arguments<T>& p, Stage<kAdapters, kTiles>& stage, std::int64_t first_token,
-                                      int first_feature, int lane) {
+__device__ __forceinline__ void fetch(const Arguments<T>& p, Stage<kAdapters, kTiles>& stage, const Cursor<T>& at,
+                                      bool inside, int lane) {
   const int g = lane / 4;
   const int q = lane % 4;
-  const int feature = first_feature + 8 * g;
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    const std::int64_t token = first_token + token_of(q, j);
-    const bool there = token < p.tokens && feature < p.in;
-    copy_async<16>(&stage.x[j][lane], p.x + (there ? token * p.x_pitch + feature : 0), there);
+    copy_async<16>(&stage.x[j][lane], at.x + token_of(0, j) * p.x_pitch, inside && token_of(q, j) < at.left);
   }
 #pragma unroll
   for (int tile = 0; tile < kAdapters * kTiles; ++tile) {
     const auto& adapter = p.adapters.of[p.first_adapter + tile / kTiles];
-    const int rank = p.first_rank + tile % kTiles * 8 + 2 * q;
+    const int rank = p.first_rank + tile % kTiles * 8;
+    const T* words = at.d_u + adapter.column + rank;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const std::int64_t token = first_token + 8 * half + g;
-      const bool there = token < p.tokens && rank < adapter.rank;
-      copy_async<4>(&stage.d_u[tile][half][lane], p.d_u + (there ? token * p.ranks + adapter.column + rank : 0), there);
+      copy_async<4>(&stage.d_u[tile][half][lane], words + 8 * half * p.ranks,
+                    rank < adapter.rank && 8 * half + g < at.left);
     }
   }
 }
@@ -163,19 +174,19 @@ __device__ __forceinline__ void add_d_x(float (&d_x)[4][8], const uint4 (*a)[4][
   }
 }
 
+// at: token 2 q, feature 8 g of d_x; left: tokens from the tile's first on.
 template <class T>
-__device__ __forceinline__ void store_d_x(const Arguments<T>& p, const float (&d_x)[4][8], std::int64_t first_token,
-                                          int feature, int q) {
+__device__ __forceinline__ void store_d_x(const Arguments<T>& p, const float (&d_x)[4][8], T* at, std::int64_t left,
+                                          int q) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    const std::int64_t token = first_token + token_of(q, j);
-    if (token >= p.tokens || feature >= p.in) continue;
-    T* at = p.d_x + token * p.d_x_pitch + feature;
+    if (token_of(q, j) >= left) continue;
+    T* row = at + token_of(0, j) * p.d_x_pitch;
     Pack<T, 8> result;
-    if (p.accumulate) result = Pack<T, 8>::load(at);
+    if (p.accumulate) result = Pack<T, 8>::load(row);
 #pragma unroll
     for (int f = 0; f < 8; ++f) result.set(f, p.accumulate ? result[f] + d_x[j][f] : d_x[j][f]);
-    result.store(at);
+    result.store(row);
   }
 }
 
@@ -216,9 +227,14 @@ __device__ __forceinline__ void finish_d_a(const Arguments<T>& p, Shared<kAdapte
   }
 }
 
+// Blocks of a multiprocessor, by what registers they take.
+template <int kAdapters, int kTiles>
+constexpr int kBlocks = kAdapters* kTiles <= 2 ? 2 : 1;
+
 // Block (features, split of the tokens).
 template <class T, int kAdapters, int kTiles>
-__global__ void __launch_bounds__(kWarps * 32, 1) lora_down_backward_kernel(const Arguments<T> p) {
+__global__ void __launch_bounds__(kWarps * 32, kBlocks<kAdapters, kTiles>)
+    lora_down_backward_kernel(const Arguments<T> p) {
   extern __shared__ uint4 memory[];
   using SharedMemory = Shared<kAdapters, kTiles>;
   constexpr int kStages = SharedMemory::kStages;
@@ -241,27 +257,39 @@ __global__ void __launch_bounds__(kWarps * 32, 1) lora_down_backward_kernel(cons
   const DropoutMask& any_mask = p.adapters.of[p.first_adapter].mask;  // what places tokens is the same for all
   const std::uint32_t step = drops ? *any_mask.step : 0U;
 
+  const bool inside = feature < p.in;
+  const std::int64_t first_token = begin * kTokens;
+  Cursor<T> ahead{p.x + (first_token + 2 * q) * p.x_pitch + feature, p.d_u + (first_token + lane / 4) * p.ranks + 2 * q,
+                  p.tokens - first_token};
+  auto& stages = shared.stages[warp];
+#pragma unroll
+  for (int s = 0; s < kStages - 1; ++s) {
+    if (begin + s * kWarps < end) fetch(p, stages[s], ahead, inside, lane);
+    ahead.advance(p);
+    close_copies();
+  }
   if (p.d_x != nullptr) load_a(p, shared, first_feature);
   __syncthreads();
 
   float sums[kAdapters * kTiles][4][4] = {};
-  auto& stages = shared.stages[warp];
-#pragma unroll
-  for (int s = 0; s < kStages - 1; ++s) {
-    if (begin + s * kWarps < end) fetch(p, stages[s], (begin + s * kWarps) * kTokens, first_feature, lane);
-    close_copies();
-  }
+  T* d_x_at = p.d_x + (first_token + 2 * q) * p.d_x_pitch + feature;
+  const std::int32_t* rows = any_mask.rows + first_token + 2 * q;
+  const std::int64_t* positions = any_mask.positions + first_token + 2 * q;
+  std::int64_t left = p.tokens - first_token;
   int slot = 0;
   for (std::int64_t tile = begin; tile < end; tile += kWarps) {
-    const std::int64_t first_token = tile * kTokens;
     TokenPlace places[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const std::int64_t token = first_token + token_of(q, j);
-      places[j] = drops && token < p.tokens ? place_of(any_mask, token) : TokenPlace{-1, 0};
+      places[j] = {-1, 0};
+      if (drops && token_of(q, j) < left) {
+        places[j] = {rows[token_of(0, j)], static_cast<std::uint32_t>(positions[token_of(0, j)])};
+      }
     }
-    const std::int64_t ahead = tile + (kStages - 1) * kWarps;
-    if (ahead < end) fetch(p, stages[(slot + kStages - 1) % kStages], ahead * kTokens, first_feature, lane);
+    if (tile + (kStages - 1) * kWarps < end) {
+      fetch(p, stages[(slot + kStages - 1) % kStages], ahead, inside, lane);
+    }
+    ahead.advance(p);
     close_copies();
     wait_for_copies<kStages - 1>();
     const Stage<kAdapters, kTiles>& stage = stages[slot];
@@ -291,7 +319,11 @@ __global__ void __launch_bounds__(kWarps * 32, 1) lora_down_backward_kernel(cons
       }
       if (p.d_x != nullptr) add_d_x<T, kTiles>(d_x, shared.a + a * (kTiles / 2), kept, scale, d_u, lane);
     }
-    if (p.d_x != nullptr) store_d_x(p, d_x, first_token, feature, q);
+    if (p.d_x != nullptr && inside) store_d_x(p, d_x, d_x_at, left, q);
+    d_x_at += kWarps * kTokens * p.d_x_pitch;
+    rows += kWarps * kTokens;
+    positions += kWarps * kTokens;
+    left -= kWarps * kTokens;
   }
   if (p.wants_d_a) finish_d_a(p, shared, sums, first_feature, warp, lane);
 }
@@ -314,16 +346,16 @@ __global__ void add_splits_kernel(const LoraAdapters<T> adapters, const float* p
 
 constexpr std::int64_t kMultiprocessors = 132;
 
-// Into how many parts tokens are split: so that the rounds of blocks, a block a multiprocessor, take the least time.
-int splits_for(std::int64_t tokens, std::int64_t in) {
+// Into how many parts tokens are split: so that the rounds of blocks take the least time.
+int splits_for(std::int64_t tokens, std::int64_t in, std::int64_t ranks) {
+  const std::int64_t slots = kMultiprocessors * (ranks <= 16 ? kBlocks<1, 2> : 1);
   const std::int64_t blocks = (in + kFeatures - 1) / kFeatures;
   const std::int64_t rounds = (tokens + kTokens * kWarps - 1) / (kTokens * kWarps);
   constexpr std::int64_t kOverhead = 2;  // of a block, in rounds of its loop
   std::int64_t best = 1;
   std::int64_t best_cost = INT64_MAX;
   for (std::int64_t s = 1; s <= std::min<std::int64_t>(rounds, 16); ++s) {
-    const std::int64_t cost =
-        (blocks * s + kMultiprocessors - 1) / kMultiprocessors * ((rounds + s - 1) / s + kOverhead);
+    const std::int64_t cost = (blocks * s + slots - 1) / slots * ((rounds + s - 1) / s + kOverhead);
     if (cost < best_cost) best = s, best_cost = cost;
   }
   return static_cast<int>(best);
@@ -365,7 +397,7 @@ cudaError_t for_parts(Arguments<T> p, const Run& run) {
 }  // namespace
 
 std::int64_t lora_workspace(std::int64_t tokens, std::int64_t in, std::int64_t ranks) {
-  const std::int64_t splits = splits_for(tokens, in);
+  const std::int64_t splits = splits_for(tokens, in, ranks);
   return splits > 1 ? splits * ranks * in : 0;
 }
 
@@ -374,7 +406,7 @@ cudaError_t lora_down_backward(const T* x, std::int64_t x_pitch, const T* d_u, c
                                std::int64_t d_x_pitch, bool accumulate, float* workspace, std::int64_t tokens,
                                std::int64_t in, std::int64_t ranks, cudaStream_t stream) {
   if (tokens == 0 || adapters.count == 0) return cudaSuccess;
-  const int splits = splits_for(tokens, in);
+  const int splits = splits_for(tokens, in, ranks);
   float* partial = splits > 1 ? workspace : nullptr;
   const Arguments<T> all{x,
                          x_pitch,

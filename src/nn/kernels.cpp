@@ -14,6 +14,7 @@
 
 #include "kernels/cross_entropy.h"
 #include "kernels/dropout.h"
+#include "kernels/head_norm.h"
 #include "kernels/lora.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
@@ -79,20 +80,51 @@ bool serves(at::Device device, Dtype dtype) {
 }
 
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, const at::Tensor& inverse,
-              double epsilon) {
+              double epsilon, double offset) {
   launch_for(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     return kernels::rms_norm(data<T>(x), data<T>(weight), data<T>(y), data<float>(inverse), x.size(0), x.size(1),
-                             static_cast<float>(epsilon), stream());
+                             static_cast<float>(epsilon), static_cast<float>(offset), stream());
   });
 }
 
 void rms_norm_backward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse, const at::Tensor& d_y,
-                       const at::Tensor& d_x, bool accumulate) {
+                       const at::Tensor& d_x, double offset, bool accumulate) {
   launch_for(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     return kernels::rms_norm_backward(data<T>(x), data<T>(weight), data<float>(inverse), data<T>(d_y), data<T>(d_x),
-                                      x.size(0), x.size(1), accumulate, stream());
+                                      x.size(0), x.size(1), static_cast<float>(offset), accumulate, stream());
+  });
+}
+
+namespace {
+
+template <class T>
+kernels::HeadNorms<T> norms_of(const HeadNorms& n) {
+  return {n.heads,
+          n.kv_heads,
+          n.head_dim,
+          data<T>(n.query_weight),
+          data<T>(n.key_weight),
+          static_cast<float>(n.epsilon),
+          static_cast<float>(n.offset)};
+}
+
+}  // namespace
+
+void head_norm(const at::Tensor& x, const HeadNorms& norms, const at::Tensor& y, const at::Tensor& inverse) {
+  launch_for(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    return kernels::head_norm(data<T>(x), norms_of<T>(norms), data<T>(y), data<float>(inverse), x.size(0), stream());
+  });
+}
+
+void head_norm_backward(const at::Tensor& x, const HeadNorms& norms, const at::Tensor& inverse, const at::Tensor& d_y,
+                        const at::Tensor& d_x, bool accumulate) {
+  launch_for(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    return kernels::head_norm_backward(data<T>(x), norms_of<T>(norms), data<float>(inverse), data<T>(d_y), data<T>(d_x),
+                                       x.size(0), accumulate, stream());
   });
 }
 
@@ -201,6 +233,26 @@ void lora_down_backward(const at::Tensor& x, const at::Tensor& d_u, const std::v
   });
 }
 
+void lora_up(const at::Tensor& u, const std::vector<LoraUp>& adapters, const at::Tensor& residual,
+             const at::Tensor& y) {
+  launch_for_halves(y.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    kernels::LoraOutputs<T> outputs{};
+    outputs.count = static_cast<int>(adapters.size());
+    for (std::size_t i = 0; i < adapters.size(); ++i) {
+      const LoraUp& from = adapters[i];
+      outputs.of[i] = {data<T>(from.b),
+                       static_cast<int>(from.b.size(1)),
+                       static_cast<int>(from.column),
+                       static_cast<int>(from.begin),
+                       static_cast<int>(from.b.size(0)),
+                       static_cast<float>(from.scale)};
+    }
+    return kernels::lora_up<T>(data<T>(u), outputs, residual.defined() ? data<T>(residual) : nullptr, data<T>(y),
+                               y.size(0), u.size(1), y.size(1), stream());
+  });
+}
+
 void cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& nll,
                    const at::Tensor& scale) {
   launch_for(logits.scalar_type(), [&](auto zero) {
@@ -240,9 +292,12 @@ void absent() {
 }  // namespace
 
 // clang-format off
-void rms_norm(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, double) { absent(); }
+void rms_norm(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, double, double) { absent(); }
 void rms_norm_backward(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                       bool) { absent(); }
+                       double, bool) { absent(); }
+void head_norm(const at::Tensor&, const HeadNorms&, const at::Tensor&, const at::Tensor&) { absent(); }
+void head_norm_backward(const at::Tensor&, const HeadNorms&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                        bool) { absent(); }
 void rope(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, std::int64_t, std::int64_t,
           double) { absent(); }
 void swiglu(const at::Tensor&, const at::Tensor&) { absent(); }
@@ -251,6 +306,7 @@ void dropout(const at::Tensor&, const at::Tensor&, const Batch&, const DropoutKe
 void lora_down(const at::Tensor&, const std::vector<LoraDown>&, const Batch&, const at::Tensor&) { absent(); }
 void lora_down_backward(const at::Tensor&, const at::Tensor&, const std::vector<LoraDown>&, const Batch&,
                         const at::Tensor&, bool, const at::Tensor&) { absent(); }
+void lora_up(const at::Tensor&, const std::vector<LoraUp>&, const at::Tensor&, const at::Tensor&) { absent(); }
 void cross_entropy(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
 void scaled_sum(const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
 void zero_tail(const at::Tensor&, const at::Tensor&) { absent(); }

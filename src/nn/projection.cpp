@@ -1,5 +1,7 @@
 #include "qlora/nn/projection.h"
 
+#include <cstdlib>
+
 #include <ATen/ops/sum.h>
 
 #include "qlora/nn/gemm.h"
@@ -41,11 +43,31 @@ bool Projection::fuses_adapters(at::Device device) const {
   return !ranks.empty() && gpu::serves_lora(device, dtype_, spec_.in, ranks);
 }
 
-std::vector<gpu::LoraDown> Projection::fused_adapters() const {
+bool Projection::writes_whole_output(at::Device device) const {
+  std::int64_t end = 0;
+  for (const LoraSegment& adapter : spec_.adapters) {
+    const bool fits = adapter.begin == end && adapter.out % 8 == 0 && adapter.rank <= 64;
+    if (!fits || parameters_.infos()[static_cast<std::size_t>(adapter.b)].offset % 8 != 0) return false;
+    end += adapter.out;
+  }
+  return end == spec_.out && fuses_adapters(device);
+}
+
+std::vector<gpu::LoraDown> Projection::down_adapters() const {
   std::vector<gpu::LoraDown> adapters;
   std::int64_t column = 0;
   for (const LoraSegment& s : spec_.adapters) {
     adapters.push_back({parameters_.compute(s.a), parameters_.grad(s.a), column, s.dropout, s.key});
+    column += s.rank;
+  }
+  return adapters;
+}
+
+std::vector<gpu::LoraUp> Projection::up_adapters() const {
+  std::vector<gpu::LoraUp> adapters;
+  std::int64_t column = 0;
+  for (const LoraSegment& s : spec_.adapters) {
+    adapters.push_back({parameters_.compute(s.b), column, s.begin, s.scale});
     column += s.rank;
   }
   return adapters;
@@ -83,13 +105,19 @@ void Projection::forward(const Batch& batch, const OperationViews& v) {
   GemmExtras extras;
   if (spec_.residual) extras.addend = v.in[1];
   if (spec_.bias) extras.bias = spec_.bias.get();
+  const bool adapts = !spec_.adapters.empty();
+  const bool adapters_first = adapts && writes_whole_output(v.out.device());
+  if (adapts) compute_low_rank(batch, v);
+  if (adapters_first) {  // y is written, and read by the frozen product: not read once more
+    gpu::lora_up(v.buffers[kLowRank], up_adapters(), extras.addend, v.out);
+    extras.addend = v.out;
+  }
   gemm(v.out, v.in[0], spec_.weight.get().t(), extras);
-  if (!spec_.adapters.empty()) add_adapters(batch, v);
+  if (adapts && !adapters_first) add_adapters(v);
 }
 
-// out += scale * u B^T, with u = dropout(x) A^T.
-void Projection::add_adapters(const Batch& batch, const OperationViews& v) {
-  compute_low_rank(batch, v);
+// out += scale * u B^T.
+void Projection::add_adapters(const OperationViews& v) {
   std::int64_t column = 0;
   for (const LoraSegment& adapter : spec_.adapters) {
     add_product(v.out.narrow(1, adapter.begin, adapter.out), v.buffers[kLowRank].narrow(1, column, adapter.rank),
@@ -98,10 +126,11 @@ void Projection::add_adapters(const Batch& batch, const OperationViews& v) {
   }
 }
 
+// u = dropout(x) A^T. Without dropout one product of cuBLASLt is faster than the kernel.
 void Projection::compute_low_rank(const Batch& batch, const OperationViews& v) {
   const at::Tensor& low_rank = v.buffers[kLowRank];
-  if (fuses_adapters(low_rank.device())) return gpu::lora_down(v.in[0], fused_adapters(), batch, low_rank);
   if (!batch.training || !has_dropout()) return gemm(low_rank, v.in[0], stacked_a().t());
+  if (fuses_adapters(low_rank.device())) return gpu::lora_down(v.in[0], down_adapters(), batch, low_rank);
   std::int64_t column = 0;
   for (const LoraSegment& adapter : spec_.adapters) {
     const bool drops = adapter.dropout > 0.0;
@@ -115,12 +144,13 @@ void Projection::compute_low_rank(const Batch& batch, const OperationViews& v) {
 void Projection::backward(const Batch& batch, const OperationViews& v) {
   const at::Tensor& d_x = v.d_in[0];
   const bool adapts = !spec_.adapters.empty();
-  const bool fuses = adapts && fuses_adapters(v.d_out.device());
+  static const bool fuse0 = std::getenv("QLORA_LORA_BWD0") != nullptr;
+  const bool fuses = adapts && (fuse0 || has_dropout()) && fuses_adapters(v.d_out.device());
   add_weight_gradients(v);
   if (adapts) add_b_gradients(v);
   // d_x may overwrite x: all that reads x comes first.
   if (fuses) {
-    gpu::lora_down_backward(v.in[0], v.buffers[kDLowRank], fused_adapters(), batch, d_x, v.accumulate[0],
+    gpu::lora_down_backward(v.in[0], v.buffers[kDLowRank], down_adapters(), batch, d_x, v.accumulate[0],
                             v.buffers[kWorkspace]);
   } else if (adapts) {
     add_a_gradients(batch, v);

@@ -44,11 +44,15 @@ class Projection : public Operation {
 
  private:
   bool has_dropout() const;
-  // Whether the kernels for all adapters at once serve; else each has products of its own, of a dropped copy of x.
+  // Whether kernels serve that make masks in registers, for all adapters at once; else each adapter with dropout has
+  // products of a dropped copy of x.
   bool fuses_adapters(at::Device device) const;
-  std::vector<gpu::LoraDown> fused_adapters() const;
-  void add_adapters(const Batch& batch, const OperationViews& views);
+  // Whether one kernel can write what the adapters add to all of y, which the frozen product is then added to.
+  bool writes_whole_output(at::Device device) const;
+  std::vector<gpu::LoraDown> down_adapters() const;
+  std::vector<gpu::LoraUp> up_adapters() const;
   void compute_low_rank(const Batch& batch, const OperationViews& views);
+  void add_adapters(const OperationViews& views);
   void add_adapters_backward(const Batch& batch, const OperationViews& views);
   void add_b_gradients(const OperationViews& views);
   void add_a_gradients(const Batch& batch, const OperationViews& views);

@@ -1,5 +1,7 @@
 // LoRA's kernels against the plain formula in float64 with dropout's own masks, and a projection with them against one
 // without, at odd shapes.
+#include <algorithm>
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -141,6 +143,29 @@ TEST_P(Lora, DownBackward) {
   }
 }
 
+TEST_P(Lora, Up) {
+  const LoraCase& c = GetParam();
+  if (*std::max_element(c.ranks.begin(), c.ranks.end()) > 64) return;
+  const at::Tensor u = random(c.tokens, ranks_);
+  std::vector<gpu::LoraUp> adapters;
+  std::vector<at::Tensor> parts;
+  std::int64_t begin = 0;
+  for (const gpu::LoraDown& down : this->adapters()) {
+    const std::int64_t rank = down.a.size(0), out = kOut + 40 * static_cast<std::int64_t>(adapters.size());
+    adapters.push_back({random(out, rank), down.column, begin, 0.5 + static_cast<double>(begin)});
+    parts.push_back(at::matmul(u.narrow(1, down.column, rank).to(at::kDouble), adapters.back().b.to(at::kDouble).t()) *
+                    adapters.back().scale);
+    begin += out;
+  }
+  const at::Tensor want = at::cat(parts, 1);
+  const at::Tensor residual = random(c.tokens, begin);
+  const at::Tensor y = at::full({c.tokens, begin}, std::nan(""), u.options());
+  gpu::lora_up(u, adapters, {}, y);
+  expect_near(y, want, rounding(), "y");
+  gpu::lora_up(u, adapters, residual, y);
+  expect_near(y, want + residual.to(at::kDouble), rounding(), "y with the residual");
+}
+
 // The kernels' projection and the ATen forms' agree to the rounding of what lies between their steps.
 TEST_P(Lora, Projection) {
   const LoraCase& c = GetParam();
@@ -149,6 +174,7 @@ TEST_P(Lora, Projection) {
   Projection::Spec spec;
   spec.in = c.in;
   spec.out = kOut * static_cast<std::int64_t>(c.ranks.size());
+  spec.residual = c.in == 72;
   spec.weight = Weight::frozen(*store, store->add({{"w", {spec.out, c.in}, false}}));
   store->put("w", at::randn({spec.out, c.in}) * 0.1);
   for (std::size_t i = 0; i < c.ranks.size(); ++i) {
@@ -169,6 +195,7 @@ TEST_P(Lora, Projection) {
   parameters.values().normal_().mul_(0.1);
   parameters.refresh_compute();
   const at::Tensor x = random(c.tokens, c.in);
+  const at::Tensor residual = random(c.tokens, spec.out);
   const at::Tensor d_out = random(c.tokens, spec.out);
   d_out.narrow(0, c.tokens - kTail, kTail).zero_();
   struct Result {
@@ -177,14 +204,15 @@ TEST_P(Lora, Projection) {
   const auto run = [&](bool over_x) {
     class Projection projection(spec, parameters, c.dtype);
     OperationViews v;
-    v.in = {x.clone()};
+    v.in = {x.clone(), residual};
     v.out = at::full({c.tokens, spec.out}, std::nan(""), x.options());
     for (const BufferSpec& buffer : projection.plan({c.tokens, 0, at::kCUDA}).buffers) {
       v.buffers.push_back(at::full(buffer.shape, std::nan(""), x.options().dtype(buffer.dtype)));
     }
     v.d_out = d_out;
     v.d_in = {over_x ? v.in[0] : at::full_like(x, std::nan(""))};
-    v.accumulate = {false};
+    v.d_in.push_back(v.d_out);  // passed through
+    v.accumulate = {false, false};
     parameters.zero_grad();
     projection.forward(batch_, v);
     projection.backward(batch_, v);
