@@ -27,31 +27,45 @@ __device__ __forceinline__ Head<T> head_of(const HeadNorms<T>& norms, std::int64
   return {weight, (blockIdx.x * all + head) * norms.head_dim};
 }
 
+// A value head passes. By words: the compiler would move a pack that is not computed with element by element.
+template <class T, int V>
+__device__ __forceinline__ void copy_head(const T* from, T* to, std::int64_t head_dim, int lane) {
+  for (std::int64_t c = lane * V; c < head_dim; c += 32 * V) {
+    if constexpr (sizeof(T) * V == 16) {
+      __stcg(reinterpret_cast<uint4*>(to + c), *reinterpret_cast<const uint4*>(from + c));
+    } else if constexpr (sizeof(T) * V == 8) {
+      __stcg(reinterpret_cast<uint2*>(to + c), *reinterpret_cast<const uint2*>(from + c));
+    } else {
+      to[c] = from[c];
+    }
+  }
+}
+
 // The second read of a head comes from the cache.
 template <class T, int V>
 __global__ void head_norm_kernel(const T* x, const HeadNorms<T> norms, T* y, float* inverse) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (std::int64_t h = threadIdx.x / 32; h < norms.heads + 2 * norms.kv_heads; h += kThreads / 32) {
     const auto [weight, place] = head_of(norms, h);
-    float inv = 1.0F;
-    if (weight != nullptr) {
-      float squares = 0.0F;
-      for (std::int64_t c = lane * V; c < norms.head_dim; c += 32 * V) {
-        const auto pack = Pack<T, V>::load(x + place + c);
-#pragma unroll
-        for (int i = 0; i < V; ++i) squares += pack[i] * pack[i];
-      }
-      inv = 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(norms.head_dim) + norms.epsilon);
-      if (lane == 0) inverse[blockIdx.x * (norms.heads + norms.kv_heads) + h] = inv;
+    if (weight == nullptr) {
+      copy_head<T, V>(x + place, y + place, norms.head_dim, lane);
+      continue;
     }
+    float squares = 0.0F;
     for (std::int64_t c = lane * V; c < norms.head_dim; c += 32 * V) {
-      auto pack = Pack<T, V>::load(x + place + c);
-      if (weight != nullptr) {
-        const auto w = Pack<T, V>::load(weight + c);
+      const auto pack = Pack<T, V>::load(x + place + c);
 #pragma unroll
-        for (int i = 0; i < V; ++i) pack.set(i, pack[i] * inv * (norms.offset + w[i]));
-      }
-      pack.store(y + place + c);
+      for (int i = 0; i < V; ++i) squares += pack[i] * pack[i];
+    }
+    const float inv = 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(norms.head_dim) + norms.epsilon);
+    if (lane == 0) inverse[blockIdx.x * (norms.heads + norms.kv_heads) + h] = inv;
+    for (std::int64_t c = lane * V; c < norms.head_dim; c += 32 * V) {
+      const auto in = Pack<T, V>::load(x + place + c);
+      const auto w = Pack<T, V>::load(weight + c);
+      Pack<T, V> out;
+#pragma unroll
+      for (int i = 0; i < V; ++i) out.set(i, in[i] * inv * (norms.offset + w[i]));
+      out.store(y + place + c);
     }
   }
 }
@@ -62,6 +76,10 @@ __global__ void head_norm_backward_kernel(const T* x, const HeadNorms<T> norms, 
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (std::int64_t h = threadIdx.x / 32; h < norms.heads + 2 * norms.kv_heads; h += kThreads / 32) {
     const auto [weight, place] = head_of(norms, h);
+    if (weight == nullptr && !accumulate) {
+      copy_head<T, V>(d_y + place, d_x + place, norms.head_dim, lane);
+      continue;
+    }
     float inv = 0.0F;
     float mean = 0.0F;
     if (weight != nullptr) {
@@ -77,12 +95,9 @@ __global__ void head_norm_backward_kernel(const T* x, const HeadNorms<T> norms, 
     }
     for (std::int64_t c = lane * V; c < norms.head_dim; c += 32 * V) {
       const auto d = Pack<T, V>::load(d_y + place + c);
-      Pack<T, V> in{};
-      Pack<T, V> w{};
-      if (weight != nullptr) {
-        in = Pack<T, V>::load(x + place + c);
-        w = Pack<T, V>::load(weight + c);
-      }
+      const auto in = Pack<T, V>::load(x + place + c);
+      Pack<T, V> w = d;
+      if (weight != nullptr) w = Pack<T, V>::load(weight + c);
       Pack<T, V> out;
       if (accumulate) out = Pack<T, V>::load(d_x + place + c);
 #pragma unroll

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int g = lane / 4;
   const int q = lane % 4;
   const Place place = place_of_block(outputs);
-  const auto& output = outputs.of[place.output];
+  const auto output = outputs.of[place.output];  // a copy: what is read between stores keeps them apart
   const int feature = place.feature + 8 * g;
   const bool inside = feature < output.out;
 
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
 
   const std::int64_t first = (static_cast<std::int64_t>(blockIdx.y) * kTilesOfWarp * kWarps + warp) * kTokens;
-#pragma unroll 2
+#pragma unroll 1
   for (int n = 0; n < kTilesOfWarp; ++n) {
     const std::int64_t token = first + n * kWarps * kTokens;
     std::uint32_t low_rank[kTiles][2];

@@ -1,7 +1,5 @@
 #include "qlora/nn/projection.h"
 
-#include <cstdlib>
-
 #include <ATen/ops/sum.h>
 
 #include "qlora/nn/gemm.h"
@@ -75,7 +73,7 @@ std::vector<gpu::LoraUp> Projection::up_adapters() const {
 
 OperationPlan Projection::plan(const BatchShape& shape) const {
   OperationPlan plan{{shape.tokens, spec_.out}, dtype_, {}};
-  const bool fuses = fuses_adapters(shape.device);
+  const bool fuses = has_dropout() && fuses_adapters(shape.device);
   const std::int64_t dropped = has_dropout() && !fuses ? spec_.in : 0;
   const std::int64_t workspace = fuses ? gpu::lora_workspace(shape.tokens, spec_.in, ranks_) : 0;
   plan.buffers = {{"low_rank", {shape.tokens, ranks_}, dtype_, Life::kSaved},
@@ -144,8 +142,7 @@ void Projection::compute_low_rank(const Batch& batch, const OperationViews& v) {
 void Projection::backward(const Batch& batch, const OperationViews& v) {
   const at::Tensor& d_x = v.d_in[0];
   const bool adapts = !spec_.adapters.empty();
-  static const bool fuse0 = std::getenv("QLORA_LORA_BWD0") != nullptr;
-  const bool fuses = adapts && (fuse0 || has_dropout()) && fuses_adapters(v.d_out.device());
+  const bool fuses = adapts && has_dropout() && fuses_adapters(v.d_out.device());
   add_weight_gradients(v);
   if (adapts) add_b_gradients(v);
   // d_x may overwrite x: all that reads x comes first.
