@@ -5,7 +5,6 @@
 #include <cuda_fp16.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 #include <ATen/cuda/CUDAContextLight.h>
 #include <c10/cuda/CUDAException.h>
@@ -204,8 +203,7 @@ void launch_for_halves(Dtype dtype, const Launch& launch) {
 
 bool serves_lora(at::Device device, Dtype dtype, std::int64_t in, const std::vector<std::int64_t>& ranks) {
   const auto whole = [](std::int64_t rank) { return rank % 8 == 0; };
-  static const bool off = std::getenv("QLORA_NO_LORA") != nullptr;
-  return !off && serves(device, dtype) && dtype != at::kFloat && in % 8 == 0 &&
+  return serves(device, dtype) && dtype != at::kFloat && in % 8 == 0 &&
          ranks.size() <= static_cast<std::size_t>(kernels::kMostLoraAdapters) &&
          std::all_of(ranks.begin(), ranks.end(), whole) && has_tensor_cores(device);
 }
