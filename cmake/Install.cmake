@@ -6,7 +6,7 @@ set_target_properties(qlora PROPERTIES INSTALL_RPATH "$ORIGIN")
 install(TARGETS qlora
   RUNTIME_DEPENDENCIES
     DIRECTORIES "${QLORA_TORCH}/lib"
-    PRE_EXCLUDE_REGEXES "^lib(c|m|dl|rt|util|pthread|stdc\\+\\+|gcc_s|gomp)\\.so" "^ld-linux"
+    PRE_EXCLUDE_REGEXES "^lib(c|m|dl|rt|util|pthread|resolv|stdc\\+\\+|gcc_s|gomp)\\.so" "^ld-linux"
       "^lib(torch|c10|cuda|cublas|cupti|cudnn|nccl|nvidia)"
   RUNTIME DESTINATION lib/qlora
   LIBRARY DESTINATION lib/qlora)

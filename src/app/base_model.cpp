@@ -4,8 +4,10 @@
 
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
+#include "qlora/core/hub_name.h"
 #include "qlora/core/log.h"
 #include "qlora/formats/mapped_file.h"
+#include "qlora/hub/repository.h"
 #include "qlora/weights/load.h"
 
 namespace qlora {
@@ -88,10 +90,25 @@ const char* dtype_name(at::ScalarType dtype) {
 
 fs::path model_folder_of(const ModelOptions& options) {
   if (options.model_name_or_path.empty()) throw UsageError("model_name_or_path: name the model's folder");
-  if (!fs::is_directory(options.model_name_or_path)) {
-    throw DataError(fmt::format("model_name_or_path: {} is no folder", options.model_name_or_path));
-  }
-  return options.model_name_or_path;
+  const std::string& name = options.model_name_or_path;
+  if (fs::is_directory(name)) return name;
+  if (names_hub_repository(name)) return fetch_model(name, options.model_revision, /*weights=*/false);
+  throw DataError(fmt::format("model_name_or_path: {} is no folder{}", name,
+                              is_hub_name(name) ? fmt::format(" (and as a folder {} is here, no model of the Hub)",
+                                                              fs::path(name).parent_path().string())
+                                                : ""));
+}
+
+ModelConfig read_model_config(const fs::path& model) {
+  const fs::path path = model / "config.json";
+  if (!fs::exists(path)) throw DataError(fmt::format("{}: is missing", path.string()));
+  return parse_model_config(read_json(path), path.string());
+}
+
+void fetch_weights(const ModelOptions& options, const fs::path& folder) {
+  if (folder == options.model_name_or_path) return;
+  // The commit that the folder is named after: the revision may have moved on.
+  fetch_model(options.model_name_or_path, folder.filename().string(), /*weights=*/true);
 }
 
 void copy_tokenizer(const fs::path& from, const fs::path& to, const ChatFormat& format) {

@@ -59,12 +59,12 @@ std::string words_for(const BaseSettings& settings) {
   return settings.nested ? "in 4 bits with double quantization" : "in 4 bits without double quantization";
 }
 
-// The folder's name, made unique among the runs.
+// The folder's name, made unique among the runs; "base" is the bare base's alone.
 std::string name_of(const fs::path& folder, const std::vector<PlannedRun>& runs) {
   const fs::path clean = folder.filename().empty() ? folder.parent_path() : folder;
   std::string name = clean.filename().string();
   const auto taken = [&](const PlannedRun& run) { return run.name == name; };
-  for (int i = 2; std::any_of(runs.begin(), runs.end(), taken); ++i)
+  for (int i = 2; name == "base" || std::any_of(runs.begin(), runs.end(), taken); ++i)
     name = fmt::format("{}-{}", clean.filename().string(), i);
   return name;
 }
@@ -170,6 +170,11 @@ class ModelEvaluation {
     }
     for (const std::string& folder : job.eval.adapter) adapters_.push_back(load_lora_adapter(folder));
     runs_ = plan_runs(job, adapters_);
+    if (job.common.dry_run) {
+      read_model_config(model_);
+      return;
+    }
+    fetch_weights(job.model, model_);
     base_with(runs_.front().settings);
   }
 

@@ -46,24 +46,69 @@ at::ScalarType output_dtype(MergeDtype dtype, at::ScalarType base) {
 
 constexpr const char* kRecord = "merge.json";
 
+std::vector<Source> load_sources(const MergeOptions& options) {
+  if (options.adapter.empty()) throw UsageError("adapter: name the adapter to merge");
+  std::vector<Source> sources;
+  for (const WeightedAdapter& a : options.adapter) sources.push_back({load_lora_adapter(a.path), a.path, a.weight});
+  return sources;
+}
+
+// Checked twice: by config.json, which needs no weights, and by the weights.
+template <class ShapeOf>
+void check_sources(const std::vector<Source>& sources, const std::vector<std::string>& linears, ShapeOf shape_of) {
+  std::map<std::string, Shape> shapes;
+  for (const std::string& linear : linears) shapes[linear] = shape_of(linear + ".weight");
+  for (const Source& source : sources) check_lora_adapter(source.adapter, shapes, "lm_head");
+}
+
+// What stands at output_dir is replaced as a whole: only an earlier merge, that nothing is read from now, may go.
+void check_output(const fs::path& output, const fs::path& model, const std::vector<Source>& sources) {
+  require_folder(output);
+  if (!fs::exists(output) || fs::is_empty(output)) return;
+  const auto is_output = [&](const fs::path& source) { return fs::exists(source) && fs::equivalent(source, output); };
+  const bool is_source = is_output(model) || std::any_of(sources.begin(), sources.end(),
+                                                         [&](const Source& s) { return is_output(s.folder); });
+  if (is_source)
+    throw UsageError(fmt::format("output_dir: {} is what is merged; name another folder", output.string()));
+  if (!fs::exists(output / kRecord)) {
+    throw UsageError(fmt::format("output_dir: {} holds files and is no earlier merge; name an empty or new folder",
+                                 output.string()));
+  }
+}
+
+int print_plan(const MergeJob& job, const std::vector<Source>& sources, std::size_t tensors) {
+  const std::size_t linears = sources.front().adapter.matrices.size();
+  if (job.common.json) {
+    const bool dequantized = job.merge.merge_into == MergeBase::kDequantized;
+    std::printf("%s\n", Json{{"tensors", tensors},
+                             {"adapted_linears", linears},
+                             {"adapters", sources.size()},
+                             {"merge_into", dequantized ? "dequantized" : "original"}}
+                            .dump()
+                            .c_str());
+  } else {
+    std::printf("%zu tensors, %zu adapted linears of %zu adapters; nothing was written\n", tensors, linears,
+                sources.size());
+  }
+  return 0;
+}
+
 class MergeRun {
  public:
-  explicit MergeRun(const MergeJob& job)
+  MergeRun(const MergeJob& job, const fs::path& model, std::vector<Source> sources)
       : job_(job),
-        folder_(model_folder_of(job.model)),
-        config_(parse_model_config(folder_.config(), (folder_.path() / "config.json").string())) {
-    for (const WeightedAdapter& a : job.merge.adapter)
-      sources_.push_back({load_lora_adapter(a.path), a.path, a.weight});
-    const std::vector<std::string> linears = linear_names(config_);
+        folder_(model),
+        sources_(std::move(sources)),
+        nested_(sources_.front().adapter.record ? sources_.front().adapter.record->nested
+                                                : job.model.use_bnb_nested_quant) {
+    const std::vector<std::string> linears =
+        linear_names(parse_model_config(folder_.config(), (folder_.path() / "config.json").string()));
     linears_.insert(linears.begin(), linears.end());
-    check_sources();
-    nested_ =
-        sources_.front().adapter.record ? sources_.front().adapter.record->nested : job.model.use_bnb_nested_quant;
+    check_sources(sources_, linears, [&](const std::string& weight) { return folder_.tensor(weight).shape; });
+    for (const Source& source : sources_) warn_of_another_base(source.adapter, source.folder.string(), folder_);
   }
 
   int run() {
-    if (job_.common.dry_run) return print_plan();
-    check_output(job_.common.output_dir);
     AtomicFolder output(job_.common.output_dir);
     write_weights(output.temporary());
     write_config(output.temporary());
@@ -82,48 +127,6 @@ class MergeRun {
   }
 
  private:
-  void check_sources() const {
-    if (sources_.empty()) throw UsageError("adapter: name the adapter to merge");
-    std::map<std::string, Shape> shapes;
-    for (const std::string& linear : linears_) shapes[linear] = folder_.tensor(linear + ".weight").shape;
-    for (const Source& source : sources_) {
-      check_lora_adapter(source.adapter, shapes, "lm_head");
-      warn_of_another_base(source.adapter, source.folder.string(), folder_);
-    }
-  }
-
-  // What stands at output_dir is replaced as a whole: only an earlier merge, that nothing is read from now, may go.
-  void check_output(const fs::path& output) const {
-    require_folder(output);
-    if (!fs::exists(output) || fs::is_empty(output)) return;
-    const auto is_output = [&](const fs::path& source) { return fs::exists(source) && fs::equivalent(source, output); };
-    const bool is_source =
-        is_output(folder_.path()) ||
-        std::any_of(sources_.begin(), sources_.end(), [&](const Source& s) { return is_output(s.folder); });
-    if (is_source)
-      throw UsageError(fmt::format("output_dir: {} is what is merged; name another folder", output.string()));
-    if (!fs::exists(output / kRecord)) {
-      throw UsageError(fmt::format("output_dir: {} holds files and is no earlier merge; name an empty or new folder",
-                                   output.string()));
-    }
-  }
-
-  int print_plan() const {
-    const std::size_t linears = sources_.front().adapter.matrices.size();
-    if (job_.common.json) {
-      std::printf("%s\n", Json{{"tensors", folder_.names().size()},
-                               {"adapted_linears", linears},
-                               {"adapters", sources_.size()},
-                               {"merge_into", dequantized() ? "dequantized" : "original"}}
-                              .dump()
-                              .c_str());
-    } else {
-      std::printf("%zu tensors, %zu adapted linears of %zu adapters; nothing was written\n", folder_.names().size(),
-                  linears, sources_.size());
-    }
-    return 0;
-  }
-
   bool dequantized() const { return job_.merge.merge_into == MergeBase::kDequantized; }
 
   at::ScalarType dtype_of(const HostTensor& tensor, const std::string& name) const {
@@ -212,10 +215,9 @@ class MergeRun {
 
   const MergeJob& job_;
   ModelFolder folder_;
-  ModelConfig config_;
   std::vector<Source> sources_;
+  bool nested_;
   std::set<std::string> linears_;
-  bool nested_ = true;
   Json record_;
   double largest_drift_ = 0.0;
   at::ScalarType written_dtype_ = at::kFloat;
@@ -226,7 +228,16 @@ class MergeRun {
 int run_merge(const MergeJob& job) {
   if (job.common.output_dir.empty() && !job.common.dry_run)
     throw UsageError("output_dir: name the folder that the merged model goes to");
-  return MergeRun(job).run();
+  const fs::path model = model_folder_of(job.model);
+  const ModelConfig config = read_model_config(model);
+  std::vector<Source> sources = load_sources(job.merge);
+  const auto store = std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{});
+  const Decoder unfilled(config, store, TrainingPlan{});
+  check_sources(sources, linear_names(config), [&](const std::string& weight) { return store->member(weight).shape; });
+  check_output(job.common.output_dir, model, sources);
+  if (job.common.dry_run) return print_plan(job, sources, store->missing().size());
+  fetch_weights(job.model, model);
+  return MergeRun(job, model, std::move(sources)).run();
 }
 
 }  // namespace qlora

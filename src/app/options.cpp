@@ -106,7 +106,7 @@ void declare(Schema<PrepareJob>& schema) {
       .at_least(1)
       .transient();
   schema.group("Common", &J::common);
-  schema.group("Model", &J::model, {.only = {"model_name_or_path"}});
+  schema.group("Model", &J::model, {.only = {"model_name_or_path", "model_revision"}});
   schema.group("Data", &J::data, {.without = {"prepared_dir"}});
   needs_model(schema);
   schema.rule("dataset",
@@ -159,7 +159,8 @@ void declare(Schema<EvalJob>& schema) {
 void declare(Schema<MergeJob>& schema) {
   using J = MergeJob;
   schema.group("Common", &J::common);
-  schema.group("Model", &J::model, {.only = {"model_name_or_path", "bnb_4bit_quant_type", "use_bnb_nested_quant"}});
+  schema.group("Model", &J::model,
+               {.only = {"model_name_or_path", "model_revision", "bnb_4bit_quant_type", "use_bnb_nested_quant"}});
   schema.group("Merging", &J::merge);
   needs_model(schema);
   needs_output(schema);

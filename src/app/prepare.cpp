@@ -7,6 +7,7 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "qlora/app/base_model.h"
 #include "qlora/app/commands.h"
 #include "qlora/app/prepare_pages.h"
 #include "qlora/core/atomic_file.h"
@@ -17,20 +18,6 @@
 namespace qlora {
 namespace fs = std::filesystem;
 namespace {
-
-void check_model_folder(const std::string& name) {
-  if (name.empty()) throw UsageError("model_name_or_path: name the folder whose tokenizer and template are used");
-  if (fs::is_directory(name)) return;
-  const auto slash = name.find('/');
-  if (!fs::exists(name) && slash != std::string::npos && slash > 0 && name.find('/', slash + 1) == std::string::npos &&
-      name[0] != '.') {
-    throw UsageError(
-        fmt::format("model_name_or_path: there is no folder {}; reading models from the Hub is not built yet, "
-                    "download it and name the folder",
-                    name));
-  }
-  throw DataError(fmt::format("model_name_or_path: {} is no folder", name));
-}
 
 constexpr const char* kFiles[] = {"train.bin", "eval.bin", "report.html", "manifest.json"};
 
@@ -82,13 +69,12 @@ void print_result(const PreparedData& data, const CommonOptions& common, bool wr
 }  // namespace
 
 int run_prepare(const PrepareJob& job) {
-  check_model_folder(job.model.model_name_or_path);
   if (!job.preview && !job.common.dry_run && job.common.output_dir.empty()) {
     throw UsageError("output_dir: name the folder that the prepared set goes to (or ask for --preview or --dry-run)");
   }
   require_folder(job.common.output_dir);
   const auto seed = static_cast<std::uint64_t>(job.common.seed);
-  const fs::path model = job.model.model_name_or_path;
+  const fs::path model = model_folder_of(job.model);
   DataOptions options = job.data;
   if (job.preview) {  // the files' own order, nothing set aside
     options.val_size = 0;

@@ -1,6 +1,8 @@
 // The use case `qlora train`.
 #include <cstdio>
+#include <cstdlib>
 
+#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -81,9 +83,9 @@ void remove_other_weights(const fs::path& output, const fs::path& staged) {
 
 class TrainRun {
  public:
-  TrainRun(const TrainJob& job, AdapterStart start, TrainingData data)
+  TrainRun(const TrainJob& job, fs::path model, AdapterStart start, TrainingData data)
       : job_(job),
-        model_(job.model.model_name_or_path),
+        model_(std::move(model)),
         output_(job.common.output_dir),
         data_(std::move(data)),
         base_(model_, base_settings(job)),
@@ -285,8 +287,15 @@ class TrainRun {
   bool has_superseded_ = false;
 };
 
-int show_plan(const TrainJob& job, const AdapterStart& start, const TrainingData& data) {
-  const Json plan = plan_training(job, start, data);
+// Before the first use of CUDA. What at::empty gives is written before it is read, so it need not be filled.
+void use_deterministic_kernels() {
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
+}
+
+int show_plan(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data) {
+  const Json plan = plan_training(job, model, start, data);
   std::printf("%s", job.common.json ? (plan.dump() + "\n").c_str() : plan_text(plan).c_str());
   return 0;
 }
@@ -296,12 +305,19 @@ int show_plan(const TrainJob& job, const AdapterStart& start, const TrainingData
 int run_train(const TrainJob& given) {
   watch_signals();
   if (given.common.output_dir.empty()) throw UsageError("output_dir: name the folder that the adapter goes to");
+  if (given.train.deterministic) use_deterministic_kernels();
   TrainJob job = given;
   const fs::path model = model_folder_of(job.model);
-  AdapterStart start = resolve_adapter(job);
+  if (fs::exists(job.common.output_dir) && fs::equivalent(job.common.output_dir, model)) {
+    throw UsageError(
+        fmt::format("output_dir: {} is the model's own folder, which training would write over; name another",
+                    job.common.output_dir));
+  }
+  AdapterStart start = resolve_adapter(job, model);
   TrainingData data = open_training_data(job, model);
-  if (job.common.dry_run) return show_plan(job, start, data);
-  return TrainRun(job, std::move(start), std::move(data)).run();
+  if (job.common.dry_run) return show_plan(job, model, start, data);
+  fetch_weights(job.model, model);
+  return TrainRun(job, model, std::move(start), std::move(data)).run();
 }
 
 }  // namespace qlora

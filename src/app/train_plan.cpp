@@ -1,5 +1,6 @@
 #include "qlora/app/train_plan.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <functional>
@@ -46,57 +47,25 @@ void check_targets(const TrainJob& job, const LoraConfig& adapter, const ModelCo
   }
 }
 
-ModelConfig read_model_config(const fs::path& model) {
-  const fs::path path = model / "config.json";
-  if (!fs::exists(path)) throw DataError(fmt::format("{}: is missing", path.string()));
-  return parse_model_config(read_json(path), path.string());
-}
-
-struct WeightBytes {
-  std::int64_t count = 0, stored = 0, dequantized = 0;
-};
-
-std::int64_t nf4_bytes(std::int64_t count, bool nested) {
-  const std::int64_t blocks = nf4_blocks(count);
-  constexpr std::int64_t kFloat = sizeof(float);
-  const std::int64_t scales =
-      nested ? blocks + kFloat * (nf4_nested_blocks(blocks) + static_cast<std::int64_t>(signed_dynamic_map().size()))
-             : kFloat * blocks;
-  return nf4_code_bytes(count) + scales;
-}
-
-// Of the weights that a store is yet to be filled with. What does not stay dequantized passes through a buffer for one
-// group, taken as twice the largest weight.
-WeightBytes frozen_weights(WeightStore& store, const BaseSettings& settings) {
-  const auto element = static_cast<std::int64_t>(c10::elementSize(settings.dtype));
-  WeightBytes bytes;
-  std::int64_t quantized = 0, largest = 0;
-  for (const std::string& name : store.missing()) {
-    const WeightMember& member = store.member(name);
-    const std::int64_t count = element_count(member.shape).value_or(0);
-    const bool in_4bit = member.quantize && settings.quantize;
-    bytes.count += count;
-    bytes.stored += in_4bit ? nf4_bytes(count, settings.nested) : element * count;
-    if (in_4bit) quantized += element * count;
-    if (in_4bit) largest = std::max(largest, element * count);
-  }
-  const std::int64_t cache = settings.dequantize_cache_bytes;
-  bytes.dequantized = quantized <= cache ? quantized : cache + 2 * largest;
-  return bytes;
+// Weights that a store is yet to be filled with.
+std::int64_t frozen_count(const WeightStore& store) {
+  std::int64_t count = 0;
+  for (const std::string& name : store.missing()) count += element_count(store.member(name).shape).value_or(0);
+  return count;
 }
 
 // Multiplications and additions a second of one product.
 double measured_speed(at::Device device, at::ScalarType dtype) {
   using Clock = std::chrono::steady_clock;
-  constexpr std::int64_t kSize = 512;
-  const at::Tensor a = at::zeros({kSize, kSize}, at::TensorOptions().device(device).dtype(dtype));
+  const std::int64_t size = device.is_cpu() ? 512 : 8192;  // a GPU shows its speed in large ones alone
+  const at::Tensor a = at::zeros({size, size}, at::TensorOptions().device(device).dtype(dtype));
   const auto run = [&] { return at::matmul(a, a).sum().item<double>(); };
   run();
   const auto start = Clock::now();
   int count = 0;
   double seconds = 0.0;
   for (; seconds < 0.05; seconds = std::chrono::duration<double>(Clock::now() - start).count(), ++count) run();
-  return 2.0 * std::pow(kSize, 3) * count / seconds;
+  return 2.0 * std::pow(size, 3) * count / seconds;
 }
 
 // Forward and the gradient of inputs take two operations a weight and token each, the gradient of weights two more.
@@ -104,15 +73,14 @@ double operations_per_token(std::int64_t frozen, std::int64_t trained) {
   return 4.0 * static_cast<double>(frozen) + 6.0 * static_cast<double>(trained);
 }
 
-const char* name_of(Keep keep) {
-  switch (keep) {
-    case Keep::kAll:
-      return "off";
-    case Keep::kExpensive:
-      return "norms and activations";
-    default:
-      return "block inputs only";
+std::string description_of(const std::vector<Keep>& keep) {
+  std::string text;
+  for (const auto& [policy, what] : {std::pair(Keep::kExpensive, "norms and activations of"),
+                                     std::pair(Keep::kInputOnly, "all but the inputs of")}) {
+    const auto blocks = std::count(keep.begin(), keep.end(), policy);
+    if (blocks > 0) text += fmt::format("{}{} {} blocks", text.empty() ? "" : ", ", what, blocks);
   }
+  return text.empty() ? "off" : text;
 }
 
 std::string gib(const Json& bytes) {
@@ -121,13 +89,13 @@ std::string gib(const Json& bytes) {
 
 class Planner {
  public:
-  Planner(const TrainJob& job, const AdapterStart& start, const TrainingData& data)
-      : job_(job), data_(data), config_(read_model_config(job.model.model_name_or_path)) {
+  Planner(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data)
+      : job_(job), data_(data), config_(read_model_config(model)) {
     settings_ = base_settings(job);
     TrainingPlan plan;
     plan.full = job.model.method == Method::kFull;
     if (!plan.full) plan = make_training_plan(start.config, config_, static_cast<std::uint64_t>(job.common.seed));
-    const WeightPolicy policy{settings_.quantize, settings_.nested, 0};
+    const WeightPolicy policy{settings_.quantize, settings_.nested, settings_.dequantize_cache_bytes};
     decoder_ = std::make_unique<Decoder>(
         config_, std::make_shared<WeightStore>(settings_.device, settings_.dtype, policy), plan);
   }
@@ -136,50 +104,30 @@ class Planner {
     const BatchOptions options = batch_options(job_, config_);
     const std::int64_t per_epoch = Batcher(data_.train, options).steps_per_epoch();
     const std::int64_t steps = total_steps(job_.train, per_epoch);
-    const std::vector<LargestBatch> largest = largest_batches(data_.train, options, steps);
-    const WeightBytes frozen = frozen_weights(decoder_->store(), settings_);
+    const std::int64_t frozen = frozen_count(decoder_->store());
     const std::int64_t trained = decoder_->parameters().size();
     const double tokens =
         static_cast<double>(data_.train.tokens()) * static_cast<double>(steps) / static_cast<double>(per_epoch);
-    const auto& longest = largest.front().batch;
     Json plan{{"rows", data_.train.size()},
               {"eval_rows", data_.eval ? data_.eval->size() : 0},
               {"steps", steps},
               {"steps_per_epoch", per_epoch},
               {"tokens_per_epoch", data_.train.tokens()},
-              {"longest_batch",
-               {{"rows", longest.sequences()}, {"tokens", longest.tokens()}, {"labels", longest.targets.size()}}},
-              {"parameters", frozen.count + trained},
+              {"parameters", frozen + trained},
               {"trainable_parameters", trained}};
-    add_bytes(plan, frozen, largest);
+    const RunPlan run = plan_run(*decoder_, job_.train, data_.train, options, steps);
+    const PackedBatch& longest = run.largest.front().batch;
+    plan["longest_batch"] = {
+        {"rows", longest.sequences()}, {"tokens", longest.tokens()}, {"labels", longest.targets.size()}};
+    plan["merged_micro_batches"] = run.merged;
+    plan["gradient_checkpointing"] = description_of(run.keep);
+    plan["bytes"] = run.bytes.to_json();
     plan["estimated_seconds"] =
-        tokens * operations_per_token(frozen.count, trained) / measured_speed(settings_.device, settings_.dtype);
+        tokens * operations_per_token(frozen, trained) / measured_speed(settings_.device, settings_.dtype);
     return plan;
   }
 
  private:
-  void add_bytes(Json& plan, const WeightBytes& frozen, const std::vector<LargestBatch>& largest) {
-    const ParameterSet& p = decoder_->parameters();
-    const auto master = static_cast<std::int64_t>(p.values().nbytes());
-    const bool copied = p.values().scalar_type() != settings_.dtype;
-    const std::int64_t trainable =
-        master + (copied ? p.size() * static_cast<std::int64_t>(c10::elementSize(settings_.dtype)) : 0);
-    const std::int64_t moments = optimizer_bytes(p, adamw_settings(job_.train), settings_.device).device;
-    const std::int64_t without_activations = frozen.stored + frozen.dequantized + trainable + master + moments;
-    const auto& blocks = decoder_->blocks(HeadKind::kLoss);
-    const Keep keep = choose_keep(job_.train.gradient_checkpointing, blocks, largest,
-                                  free_memory(settings_.device) / 10 * 9 - without_activations);
-    const std::int64_t activations = arena_bytes(blocks, keep, largest);
-    plan["gradient_checkpointing"] = name_of(keep);
-    plan["bytes"] = {{"weights", frozen.stored},
-                     {"dequantized", frozen.dequantized},
-                     {"trainable", trainable},
-                     {"gradients", master},
-                     {"optimizer", moments},
-                     {"activations", activations},
-                     {"total", without_activations + activations}};
-  }
-
   const TrainJob& job_;
   const TrainingData& data_;
   ModelConfig config_;
@@ -189,9 +137,14 @@ class Planner {
 
 }  // namespace
 
-AdapterStart resolve_adapter(TrainJob& job) {
+AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
   AdapterOptions& options = job.adapter;
-  if (options.adapter_name_or_path.empty()) return {make_lora_config(options, job.model.model_name_or_path), {}};
+  const std::string revision = job.model.model_revision == "main" ? "" : job.model.model_revision;
+  if (options.adapter_name_or_path.empty()) {
+    LoraConfig config = make_lora_config(options, job.model.model_name_or_path);
+    config.revision = revision;
+    return {std::move(config), {}};
+  }
   if (job.model.method == Method::kFull) {
     throw UsageError("adapter_name_or_path: method full trains no adapter; merge it into the base first");
   }
@@ -201,8 +154,9 @@ AdapterStart resolve_adapter(TrainJob& job) {
   take_over("lora_r", options.lora_r, initial.lora_r, config.r);
   take_over("lora_alpha", options.lora_alpha, initial.lora_alpha, config.lora_alpha);
   take_over("use_rslora", options.use_rslora, initial.use_rslora, config.use_rslora);
-  check_targets(job, config, read_model_config(job.model.model_name_or_path));
+  check_targets(job, config, read_model_config(model));
   config.base_model_name_or_path = job.model.model_name_or_path;
+  config.revision = revision;
   config.lora_dropout = options.lora_dropout;
   return {std::move(config), std::move(adapter)};
 }
@@ -216,8 +170,8 @@ BatchOptions batch_options(const TrainJob& job, const ModelConfig& model) {
           static_cast<std::uint64_t>(job.common.seed)};
 }
 
-Json plan_training(const TrainJob& job, const AdapterStart& start, const TrainingData& data) {
-  return Planner(job, start, data).plan();
+Json plan_training(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data) {
+  return Planner(job, model, start, data).plan();
 }
 
 std::string plan_text(const Json& plan) {

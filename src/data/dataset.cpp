@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 #include <set>
 
@@ -11,6 +12,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/hash.h"
 #include "qlora/data/random.h"
+#include "qlora/hub/repository.h"
 
 namespace qlora {
 namespace fs = std::filesystem;
@@ -36,13 +38,6 @@ void refuse_other_containers(const fs::path& file) {
   }
 }
 
-// A Hub id is org/name, and no file of ours.
-bool looks_like_hub_id(const std::string& path) {
-  const auto slash = path.find('/');
-  return slash != std::string::npos && slash > 0 && path.find('/', slash + 1) == std::string::npos && path[0] != '.' &&
-         slash + 1 < path.size() && !is_json(path) && !fs::exists(fs::path(path).parent_path());
-}
-
 // Whether a file of a folder belongs to a split: its name, or that of its folder, has the split as a word.
 bool belongs_to(const fs::path& relative, const std::string& split) {
   const std::string text = lower(relative.string());
@@ -55,22 +50,21 @@ bool belongs_to(const fs::path& relative, const std::string& split) {
   return false;
 }
 
-std::vector<fs::path> json_files_in(const fs::path& folder) {
-  std::vector<fs::path> files;
+// Relative to the folder.
+std::vector<fs::path> names_in(const fs::path& folder) {
+  std::vector<fs::path> names;
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    if (entry.is_regular_file() && is_json(entry.path())) files.push_back(entry.path());
+    if (entry.is_regular_file()) names.push_back(entry.path().lexically_relative(folder));
   }
-  std::sort(files.begin(), files.end());
-  return files;
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
-std::vector<fs::path> files_of_split(const std::vector<fs::path>& files, const fs::path& folder,
-                                     const std::vector<std::string>& names) {
+std::vector<fs::path> files_of_split(const std::vector<fs::path>& files, const std::vector<std::string>& names) {
   std::vector<fs::path> chosen;
   for (const auto& name : names) {
-    for (const auto& file : files) {
-      if (belongs_to(fs::relative(file, folder), name)) chosen.push_back(file);
-    }
+    std::copy_if(files.begin(), files.end(), std::back_inserter(chosen),
+                 [&](const fs::path& file) { return belongs_to(file, name); });
     if (!chosen.empty()) break;
   }
   return chosen;
@@ -86,31 +80,49 @@ std::vector<std::string> names_of_split(const std::string& split, Dataset::Role 
   return {"validation", "dev", "valid", "val", "eval", "test"};
 }
 
-std::vector<fs::path> files_of_folder(const DatasetEntry& entry, Dataset::Role role) {
-  const auto files = json_files_in(entry.path);
+// What describes a data set beside its rows.
+bool is_description(const fs::path& file) {
+  static const std::set<std::string> kKnown = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json",
+                                               "state.json"};
+  return kKnown.contains(file.filename().string()) || file.filename().string().starts_with(".");
+}
+
+// Of the files of a folder or repository those of the entry's split. Where no file is named after any split, all are
+// the training rows.
+std::vector<fs::path> choose_files(const std::vector<fs::path>& names, const DatasetEntry& entry, Dataset::Role role) {
+  std::vector<fs::path> files;
+  std::copy_if(names.begin(), names.end(), std::back_inserter(files),
+               [](const fs::path& name) { return is_json(name) && !is_description(name); });
   if (files.empty()) {
-    for (const auto& file : fs::recursive_directory_iterator(entry.path)) refuse_other_containers(file.path());
-    throw DataError(fmt::format("{}: the folder holds no .json or .jsonl file", entry.path));
+    for (const auto& name : names) refuse_other_containers(entry.path / name);
+    throw DataError(fmt::format("{}: it holds no .json or .jsonl file", entry.path));
   }
-  auto chosen = files_of_split(files, entry.path, names_of_split(entry.split, role));
+  auto chosen = files_of_split(files, names_of_split(entry.split, role));
   if (!chosen.empty()) return chosen;
-  if (entry.split.empty()) return files;
+  const bool named = !files_of_split(files, {"train", "validation", "dev", "valid", "val", "eval", "test"}).empty();
+  if (entry.split.empty() || (lower(entry.split) == "train" && !named)) return files;
   throw DataError(
-      fmt::format("{}: no .json or .jsonl file of the folder is named after the split '{}'", entry.path, entry.split));
+      fmt::format("{}: no .json or .jsonl file in it is named after the split '{}'", entry.path, entry.split));
+}
+
+std::vector<fs::path> below(const fs::path& folder, std::vector<fs::path> names) {
+  for (fs::path& name : names) name = folder / name;
+  return names;
+}
+
+std::vector<fs::path> files_of_repository(const DatasetEntry& entry, Dataset::Role role) {
+  HubRepository repository({HubKind::kDataset, entry.path}, entry.revision);
+  const auto chosen = choose_files({repository.files().begin(), repository.files().end()}, entry, role);
+  return below(repository.fetch({chosen.begin(), chosen.end()}), chosen);
 }
 
 }  // namespace
 
 std::vector<fs::path> files_of(const DatasetEntry& entry, Dataset::Role role) {
   const fs::path path = entry.path;
-  if (fs::is_directory(path)) return files_of_folder(entry, role);
+  if (fs::is_directory(path)) return below(path, choose_files(names_in(path), entry, role));
   if (!fs::exists(path)) {
-    if (looks_like_hub_id(entry.path)) {
-      throw UsageError(
-          fmt::format("{}: no such file; if it is a data set of the Hub: reading from the Hub is not built yet, "
-                      "download it and name the folder",
-                      entry.path));
-    }
+    if (names_hub_repository(entry.path) && !is_json(path)) return files_of_repository(entry, role);
     throw DataError(fmt::format("{}: no such file or folder", entry.path));
   }
   refuse_other_containers(path);

@@ -2,9 +2,7 @@
 #include "qlora/data/options.h"
 
 #include <algorithm>
-#include <filesystem>
 
-#include "qlora/core/hub_name.h"
 #include "qlora/core/schema.h"
 
 namespace qlora {
@@ -14,16 +12,15 @@ std::string unbuilt_source(const std::string& path) {
   if (path.ends_with(".csv") || path.ends_with(".parquet")) {
     return "reading " + path.substr(path.rfind('.') + 1) + " files";
   }
-  const bool is_name = (is_hub_word(path) || is_hub_name(path)) && path.find('.') == std::string::npos;
-  if (!is_name || std::filesystem::exists(path)) return "";
-  return "\"" + path + "\" is no file here, and fetching a data set from the Hub";
+  return "";
 }
 
 void declare_rows(Schema<DataOptions>& schema) {
   using D = DataOptions;
   schema
       .key("dataset", &D::dataset,
-           "What to train on: a file or folder, a map of path, format, split, weight, limit, or a list of these.")
+           "What to train on: a file, a folder, a data set of the Hub (owner/name), a map of path, revision, format, "
+           "split, weight, limit, or a list of these.")
       .synonyms({"datasets", "train_dataset"});
   schema.key("eval_dataset", &D::eval_dataset, "What to evaluate on, like `dataset`.")
       .synonyms({"test_datasets", "val_dataset"});
@@ -93,7 +90,9 @@ void declare_tokens(Schema<DataOptions>& schema) {
 
 void declare(Schema<DatasetEntry>& schema) {
   using D = DatasetEntry;
-  schema.key("path", &D::path, "A file or folder.").not_built_yet_where(unbuilt_source);
+  schema.key("path", &D::path, "A file, a folder, or a data set of the Hugging Face Hub (owner/name).")
+      .not_built_yet_where(unbuilt_source);
+  schema.key("revision", &D::revision, "Of the Hub: a branch, a tag or a commit.");
   schema.key("format", &D::format, "What the rows are; auto: guessed from their columns.")
       .choices({{"auto", DataFormat::kAuto},
                 {"messages", DataFormat::kMessages},
@@ -102,7 +101,7 @@ void declare(Schema<DatasetEntry>& schema) {
                 {"prompt_completion", DataFormat::kPromptCompletion},
                 {"text", DataFormat::kText},
                 {"spider", DataFormat::kSpider}});
-  schema.key("split", &D::split, "Of a folder that holds several: train, validation, test.");
+  schema.key("split", &D::split, "Of a folder or data set that holds several: train, validation, test.");
   schema.key("weight", &D::weight, "How often its rows are taken in an epoch.").above(0);
   schema.key("limit", &D::limit, "The first rows only.").at_least(1);
   schema.shorthand("path");

@@ -79,8 +79,10 @@ fs::path resolve_inside(const fs::path& folder, const std::string& name) {
   if (error) throw DataError(fmt::format("{}: no such folder", folder.string()));
   const fs::path file = fs::canonical(root / relative, error);
   if (error) throw DataError(fmt::format("{}: cannot be opened: {}", (folder / relative).string(), error.message()));
-  const bool in_cache =
-      root.parent_path().filename() == "snapshots" && is_below(file, root.parent_path().parent_path() / "blobs");
+  const fs::path repository = root.parent_path().parent_path();
+  const bool in_cache = root.parent_path().filename() == "snapshots" &&
+                        repository.filename().string().starts_with("models--") &&
+                        (is_below(file, repository / "blobs") || is_below(file, repository.parent_path() / "blobs"));
   if (!is_below(file, root) && !in_cache) fail(fmt::format("is a link out of the folder, to {}", file.string()));
   return file;
 }

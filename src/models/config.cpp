@@ -79,6 +79,9 @@ RopeScaling parse_scaling(const ConfigFields& fields, const ConfigFields& outer,
   }
   scaling.original_max_positions = static_cast<double>(original);
   const bool may_follow = scaling.kind == Kind::kYarn || scaling.kind == Kind::kLongrope;
+  if (!may_follow && !fields.find<double>("factor")) {
+    throw DataError(fmt::format("{}: 'factor' is missing", fields.origin()));
+  }
   scaling.factor = fields.positive(
       "factor", may_follow ? static_cast<double>(config.max_positions) / scaling.original_max_positions : 1.0);
   if (scaling.kind == Kind::kLlama3) parse_llama3(fields, scaling);

@@ -221,10 +221,26 @@ void decode(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, 
 
 }  // namespace
 
+// Backward takes more than forward. FlashAttention sums dq in float32, for 128 tokens a row more than there are, and
+// makes dq, and dk and dv for each query head; it takes the sums of d_out * out and a copy of lse. cuDNN (9.19, as
+// measured) takes three float32 copies of q, in deterministic mode one for each 128 keys of the longest row.
+std::int64_t Attention::workspace(const BatchShape& shape) const {
+  if (!gpu::serves(shape.device, dtype_) || dtype_ == at::kFloat || shape_.softcap != 0.0) return 0;
+  constexpr std::int64_t kFloat = sizeof(float), kTile = 128;
+  const auto element = static_cast<std::int64_t>(c10::elementSize(dtype_));
+  const std::int64_t padded = shape.tokens + kTile * shape.rows;
+  const std::int64_t wide_keys = shape_.heads > shape_.kv_heads ? 2 * shape_.query_columns() : 0;
+  const std::int64_t flash = kFloat * padded * (shape_.query_columns() + shape_.heads) +
+                             element * shape.tokens * (shape_.query_columns() + 2 * shape_.kv_columns() + wide_keys) +
+                             kFloat * shape.tokens * shape_.heads;
+  return std::max(flash, cudnn_attention_workspace(shape, shape_, dtype_));
+}
+
 OperationPlan Attention::plan(const BatchShape& shape) const {
   return {{shape.tokens, shape_.query_columns()},
           dtype_,
-          {{"lse", {shape.tokens, shape_.heads}, accumulation_dtype(dtype_), Life::kSaved}}};
+          {{"lse", {shape.tokens, shape_.heads}, accumulation_dtype(dtype_), Life::kSaved}},
+          workspace(shape)};
 }
 
 OperationTraits Attention::traits() const {

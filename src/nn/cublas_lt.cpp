@@ -19,7 +19,6 @@ bool cublas_lt_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&, con
 #include <map>
 #include <optional>
 
-#include <ATen/cuda/CUDAContextLight.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAStream.h>
 
@@ -62,7 +61,15 @@ std::uint32_t alignment(const at::Tensor& x) {
   return std::uint32_t{1} << std::countr_zero(address);
 }
 
-constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;
+constexpr std::size_t kWorkspaceBytes = kCublasLtWorkspaceBytes;
+
+// torch's own handle takes a workspace for each stream that it is asked for on.
+cublasLtHandle_t handle(int device) {
+  static std::map<int, cublasLtHandle_t> handles;
+  const auto [place, is_new] = handles.try_emplace(device, nullptr);
+  if (is_new) check(cublasLtCreate(&place->second), "cublasLtCreate");
+  return place->second;
+}
 
 // Descriptors and algorithm of one product. They live as long as the process.
 struct Plan {
@@ -141,9 +148,8 @@ Plan make_plan(const Problem& p) {
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, p.alignments[2]);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, p.alignments[3]);
   int found = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(at::cuda::getCurrentCUDABlasLtHandle(), plan.operation, plan.a, plan.b, plan.c,
-                                     plan.d, preference, 1, &plan.best, &found);
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle(p.device), plan.operation, plan.a, plan.b, plan.c,
+                                                               plan.d, preference, 1, &plan.best, &found);
   cublasLtMatmulPreferenceDestroy(preference);
   TORCH_CHECK(status == CUBLAS_STATUS_SUCCESS && found > 0, "cuBLASLt knows no algorithm for a product of ", p.m, " x ",
               p.k, " and ", p.k, " x ", p.n);
@@ -195,10 +201,9 @@ bool cublas_lt_gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor
   if (problem.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, extras.bias.data_ptr());
   const auto alpha = static_cast<float>(extras.alpha);
   const float beta = addend.defined() ? 1.0F : 0.0F;
-  check(cublasLtMatmul(at::cuda::getCurrentCUDABlasLtHandle(), plan.operation, &alpha, b.data_ptr(), plan.a,
-                       a.data_ptr(), plan.b, &beta, addend.defined() ? addend.data_ptr() : out.data_ptr(), plan.c,
-                       out.data_ptr(), plan.d, &plan.best.algo, workspace(out.device()), kWorkspaceBytes,
-                       c10::cuda::getCurrentCUDAStream()),
+  check(cublasLtMatmul(handle(problem.device), plan.operation, &alpha, b.data_ptr(), plan.a, a.data_ptr(), plan.b,
+                       &beta, addend.defined() ? addend.data_ptr() : out.data_ptr(), plan.c, out.data_ptr(), plan.d,
+                       &plan.best.algo, workspace(out.device()), kWorkspaceBytes, c10::cuda::getCurrentCUDAStream()),
         "cublasLtMatmul");
   return true;
 }

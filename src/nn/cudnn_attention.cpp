@@ -11,6 +11,9 @@ bool cudnn_attention_backward(const Batch&, const AttentionShape&, const at::Ten
                               const at::Tensor&, const at::Tensor&, const at::Tensor&) {
   return false;
 }
+std::int64_t cudnn_attention_workspace(const BatchShape&, const AttentionShape&, Dtype) {
+  return 0;
+}
 
 }  // namespace qlora
 
@@ -89,6 +92,8 @@ class Plan {
     offsets_ = at::empty({3, p_.rows + 1}, options.dtype(at::kLong));
     build_forward();
     build_backward();
+    log_debug("attention of {} rows of up to {} tokens, {} in all: workspaces of {} and {} bytes", p_.rows, p_.length,
+              p_.tokens, forward_.get_workspace_size(), backward_.get_workspace_size());
   }
 
   void forward(const Batch& batch, const at::Tensor& qkv, const at::Tensor& out, const at::Tensor& lse) {
@@ -261,9 +266,9 @@ class Plan {
   Tensor qkv_bounds_, out_bounds_, stats_bounds_, row_lengths_;  // of the graph that is being built
 };
 
-bool card_has_it(const at::Tensor& qkv, const AttentionShape& shape) {
-  if (shape.head_dim % 8 != 0 || shape.head_dim > 128 || qkv.scalar_type() == at::kFloat) return false;
-  return at::cuda::getDeviceProperties(qkv.device().index())->major >= 9;
+bool has_kernel(std::int64_t length, const AttentionShape& shape, Dtype dtype) {
+  if (shape.window > 0 && length > shape.window) return false;
+  return length >= kShortestRow && shape.head_dim % 8 == 0 && shape.head_dim <= 128 && dtype != at::kFloat;
 }
 
 // Lengths that are upper bounds alone go up to it, so that few plans serve all batches.
@@ -274,8 +279,8 @@ std::int64_t power_of_two(std::int64_t count) {
 // Null where cuDNN refuses the shape.
 Plan* plan_for(const Batch& batch, const AttentionShape& shape, const at::Tensor& qkv) {
   // Making a plan takes up to a second: only for batches that share theirs, which lie in one buffer.
-  if (shape.window > 0 && batch.max_length > shape.window) return nullptr;
-  if (batch.max_length < kShortestRow || !batch.storage.defined() || !card_has_it(qkv, shape)) return nullptr;
+  if (!batch.storage.defined() || !has_kernel(batch.max_length, shape, qkv.scalar_type())) return nullptr;
+  if (at::cuda::getDeviceProperties(qkv.device().index())->major < 9) return nullptr;
   const Problem problem{shape.heads,
                         shape.kv_heads,
                         shape.head_dim,
@@ -300,6 +305,14 @@ Plan* plan_for(const Batch& batch, const AttentionShape& shape, const at::Tensor
 }
 
 }  // namespace
+
+std::int64_t cudnn_attention_workspace(const BatchShape& batch, const AttentionShape& shape, Dtype dtype) {
+  if (!has_kernel(batch.length, shape, dtype)) return 0;
+  constexpr std::int64_t kFloat = sizeof(float), kTile = 128;
+  const bool deterministic = at::globalContext().deterministicAlgorithms();
+  const std::int64_t copies = deterministic ? power_of_two(batch.length) / kTile : 3;
+  return copies * kFloat * power_of_two(batch.tokens) * shape.query_columns();
+}
 
 bool cudnn_attention(const Batch& batch, const AttentionShape& shape, const at::Tensor& qkv, const at::Tensor& out,
                      const at::Tensor& lse) {

@@ -14,4 +14,7 @@ bool cudnn_attention_backward(const Batch& batch, const AttentionShape& shape, c
                               const at::Tensor& out, const at::Tensor& lse, const at::Tensor& d_out,
                               const at::Tensor& d_qkv);
 
+// Bytes of workspace for batches of this shape; 0 where other kernels run. A card is not asked.
+std::int64_t cudnn_attention_workspace(const BatchShape& batch, const AttentionShape& shape, Dtype dtype);
+
 }  // namespace qlora

@@ -24,4 +24,8 @@ void gemm(const at::Tensor& result, const at::Tensor& a, const at::Tensor& b, co
   }
 }
 
+std::int64_t gemm_workspace_bytes(at::Device device) {
+  return device.is_cuda() ? kCublasLtWorkspaceBytes : 0;
+}
+
 }  // namespace qlora

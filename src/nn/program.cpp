@@ -76,6 +76,7 @@ class ProgramCompiler {
     if (!blocks_.empty()) state.needs_grad[Block::kInput] = blocks_.back().needs_grad.back();
     for (const Block::Node& node : block.nodes()) {
       state.nodes.push_back({node.operation->plan(program_.shape_), node.operation->traits(), {}});
+      program_.workspace_bytes_ = std::max(program_.workspace_bytes_, state.nodes.back().plan.workspace);
       program_.reads_host_rows_ = program_.reads_host_rows_ || state.nodes.back().traits.reads_host_rows;
       bool needs = node.operation->trainable();
       for (Block::Value input : node.inputs) needs = needs || state.needs_grad[static_cast<std::size_t>(input)];

@@ -10,8 +10,9 @@ BatchShape bucket_shape(std::int64_t tokens, std::int64_t labelled, at::Device d
   return {bucket, std::min(device.is_cuda() ? coarse_bucket(labelled) : token_bucket(labelled), bucket), device};
 }
 
-ProgramCache::ProgramCache(const std::vector<Block>& blocks, Pass pass, std::vector<Keep> keep, at::Device device)
-    : blocks_(blocks), pass_(pass), keep_(std::move(keep)), device_(device) {}
+ProgramCache::ProgramCache(const std::vector<Block>& blocks, Pass pass, std::vector<Keep> keep, at::Device device,
+                           at::Tensor arena)
+    : blocks_(blocks), pass_(pass), keep_(std::move(keep)), device_(device), arena_(std::move(arena)) {}
 
 Program& ProgramCache::program_for(const Batch& batch) {
   const BatchShape shape = bucket_shape(batch.ids.size(0), batch.labelled.size(0), device_);

@@ -23,7 +23,9 @@ class CudaGraphProgram : public CapturedProgram {
     static at::cuda::MempoolId_t pool;
     if (living_++ == 0) pool = at::cuda::graph_pool_handle();
     c10::cuda::device_synchronize();
-    const c10::cuda::CUDAStreamGuard side(c10::cuda::getStreamFromPool(false, storage_.device().index()));
+    // Always the same stream: what libraries keep for each stream, they keep once.
+    static const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(false, storage_.device().index());
+    const c10::cuda::CUDAStreamGuard side(stream);
     graph_.capture_begin(pool);
     program.run(batch);
     graph_.capture_end();

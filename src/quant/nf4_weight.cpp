@@ -99,6 +99,15 @@ Nf4Weight nf4_quantize(const at::Tensor& values, at::Device device, bool nested,
   return weight;
 }
 
+std::int64_t nf4_weight_bytes(std::int64_t count, bool nested) {
+  const std::int64_t blocks = nf4_blocks(count);
+  constexpr std::int64_t kFloat = sizeof(float);
+  const std::int64_t scales =
+      nested ? blocks + kFloat * (nf4_nested_blocks(blocks) + static_cast<std::int64_t>(signed_dynamic_map().size()))
+             : kFloat * blocks;
+  return nf4_code_bytes(count) + scales;
+}
+
 Nf4Weight to_device(const Nf4Tensor& tensor, at::Device device) {
   Nf4Weight weight;
   weight.shape = tensor.shape;

@@ -31,13 +31,17 @@ ElementType element_type_of(at::ScalarType type) {
   throw RuntimeFailure("a tensor of a type that no weight file holds");
 }
 
-at::Tensor to_tensor(const HostTensor& tensor, const std::string& name) {
+at::ScalarType weight_type(const HostTensor& tensor, const std::string& name) {
   const auto type = scalar_type_of(tensor.type);
   if (!type) {
     throw DataError(fmt::format("tensor '{}': has type {}, a weight must be F64, F32, F16 or BF16", name,
                                 element_name(tensor.type)));
   }
-  at::Tensor copy = at::empty(tensor.shape, *type);
+  return *type;
+}
+
+at::Tensor to_tensor(const HostTensor& tensor, const std::string& name) {
+  at::Tensor copy = at::empty(tensor.shape, weight_type(tensor, name));
   if (!tensor.bytes.empty()) std::memcpy(copy.mutable_data_ptr(), tensor.bytes.data(), tensor.bytes.size());
   return copy;
 }

@@ -4,6 +4,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
@@ -14,6 +15,21 @@ namespace {
 
 std::int64_t tensor_bytes(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.numel() * static_cast<std::int64_t>(tensor.element_size()) : 0;
+}
+
+// In parts: what is looked at takes three bytes an element more.
+bool all_finite(const at::Tensor& values) {
+  constexpr std::int64_t kPart = std::int64_t{1} << 24;
+  const at::Tensor flat = values.reshape(-1);
+  at::Tensor finite = at::ones({}, values.options().dtype(at::kBool));
+  for (std::int64_t begin = 0; begin < flat.numel(); begin += kPart) {
+    finite.logical_and_(at::isfinite(flat.narrow(0, begin, std::min(kPart, flat.numel() - begin))).all());
+  }
+  return finite.item<bool>();
+}
+
+bool owns_its_storage(const at::Tensor& values) {
+  return values.is_contiguous() && values.storage().nbytes() == values.nbytes();
 }
 
 }  // namespace
@@ -69,9 +85,15 @@ void WeightStore::put(const std::string& name, const at::Tensor& values) {
     slot.codes = nf4_quantize(values, device_, policy_.nested, name);
   } else {
     const at::Tensor own = values.to(device_);
-    if (!at::isfinite(own).all().item<bool>()) throw DataError(fmt::format("tensor '{}': holds NaN or Inf", name));
-    if (!group.dense.defined()) group.dense = at::zeros(group.shape, at::TensorOptions().device(device_).dtype(dtype_));
-    group.dense.narrow(0, slot.first_row, slot.member.shape[0]).copy_(own);
+    if (!all_finite(own)) throw DataError(fmt::format("tensor '{}': holds NaN or Inf", name));
+    if (group.slots.size() == 1 && own.scalar_type() == dtype_ && owns_its_storage(own)) {
+      group.dense = own;
+    } else {
+      if (!group.dense.defined()) {
+        group.dense = at::zeros(group.shape, at::TensorOptions().device(device_).dtype(dtype_));
+      }
+      group.dense.narrow(0, slot.first_row, slot.member.shape[0]).copy_(own);
+    }
   }
   slot.filled = true;
 }
@@ -112,7 +134,7 @@ at::Tensor WeightStore::materialize(Group id) {
   if (!group.quantized || group.cached) return group.dense;
   const auto options = at::TensorOptions().device(device_).dtype(dtype_);
   const std::int64_t count = *element_count(group.shape);
-  const std::int64_t bytes = count * static_cast<std::int64_t>(c10::elementSize(dtype_));
+  const std::int64_t bytes = dense_bytes(group.shape);
   if (bytes <= cache_left_) {
     cache_left_ -= bytes;
     group.dense = at::empty(group.shape, options);
@@ -157,6 +179,35 @@ std::int64_t WeightStore::scratch_bytes() const {
   std::int64_t total = tensor_bytes(scratch_);
   for (const GroupState& group : groups_) total += group.cached ? tensor_bytes(group.dense) : 0;
   return total;
+}
+
+std::int64_t WeightStore::dense_bytes(const Shape& shape) const {
+  return *element_count(shape) * static_cast<std::int64_t>(c10::elementSize(dtype_));
+}
+
+std::int64_t WeightStore::planned_bytes() const {
+  std::int64_t total = 0;
+  for (const GroupState& group : groups_) {
+    if (!group.quantized) total += dense_bytes(group.shape);
+    for (const Slot& slot : group.slots) {
+      if (group.quantized) total += nf4_weight_bytes(*element_count(slot.member.shape), policy_.nested);
+    }
+  }
+  return total;
+}
+
+std::int64_t WeightStore::planned_scratch_bytes() const {
+  std::int64_t cached = 0, largest = 0;
+  bool passes = false;
+  for (const GroupState& group : groups_) {
+    if (!group.quantized) continue;
+    const std::int64_t bytes = dense_bytes(group.shape);
+    largest = std::max(largest, bytes);
+    const bool stays = bytes <= policy_.dequantize_cache_bytes - cached;
+    cached += stays ? bytes : 0;
+    passes = passes || !stays;
+  }
+  return cached + (passes ? largest : 0);
 }
 
 }  // namespace qlora

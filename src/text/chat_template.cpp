@@ -10,9 +10,9 @@
 
 #include "qlora/core/error.h"
 #include "qlora/text/chat_template_builtin.h"
-#include "qlora/text/jinja_parser.h"
-#include "qlora/text/jinja_runtime.h"
-#include "qlora/text/jinja_unicode.h"
+#include "qlora/text/jinja/parser.h"
+#include "qlora/text/jinja/runtime.h"
+#include "qlora/text/jinja/unicode.h"
 
 namespace qlora {
 namespace {

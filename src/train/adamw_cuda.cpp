@@ -164,6 +164,7 @@ class CudaAdamW : public DeviceAdamW {
   }
 
   std::int64_t failed_step() const override { return failed_step_.item<std::int64_t>(); }
+  void forget_failure() override { failed_step_.zero_(); }
 
   void wait() const override {
     if (wide_pager_) wide_pager_->wait();

@@ -33,9 +33,9 @@ double SetLoss::mean() const {
 }
 
 SetLoss evaluate_loss(Decoder& decoder, const PreparedSet& set, std::int64_t batch_size,
-                      const std::function<void(std::int64_t)>& progress) {
+                      const std::function<void(std::int64_t)>& progress, const at::Tensor& arena) {
   const auto& blocks = decoder.blocks(HeadKind::kNll);
-  ProgramCache programs(blocks, Pass::kForward, uniform_keep(blocks, Keep::kAll), decoder.device());
+  ProgramCache programs(blocks, Pass::kForward, uniform_keep(blocks, Keep::kAll), decoder.device(), arena);
   const Epoch batches = evaluation_batches(set, batch_size);
   SetLoss loss;
   loss.rows.resize(set.size());
@@ -50,7 +50,7 @@ SetLoss evaluate_loss(Decoder& decoder, const PreparedSet& set, std::int64_t bat
     done += packed.sequences();
     if (progress) progress(done);
   }
-  loss.arena_bytes = programs.arena_bytes();
+  loss.more_bytes = programs.arena().is_same(arena) ? 0 : programs.arena_bytes();
   return loss;
 }
 

@@ -7,8 +7,12 @@
 #include <string>
 
 #include <c10/core/CachingDeviceAllocator.h>
+#include <fmt/format.h>
 
+#include "qlora/core/error.h"
+#include "qlora/nn/gemm.h"
 #include "qlora/nn/program_cache.h"
+#include "qlora/train/optimizer.h"
 
 namespace qlora {
 namespace {
@@ -35,6 +39,63 @@ void consider(const PreparedSet& set, const std::vector<std::uint32_t>& rows, at
   largest.push_back({shape, rows});
 }
 
+// The policies from the fastest to the smallest: in the first `level` blocks norms and activations are made again;
+// beyond as many levels as there are blocks, in the first of them everything is. The first blocks, because backward
+// comes to them last, when what the others kept is gone.
+std::vector<Keep> keep_at(const std::vector<Block>& blocks, std::size_t level) {
+  const std::size_t count = blocks.size();
+  std::vector<Keep> keep = uniform_keep(blocks, level < count ? Keep::kAll : Keep::kExpensive);
+  const Keep smaller = level < count ? Keep::kExpensive : Keep::kInputOnly;
+  const std::size_t changed = level < count ? level : level - count;
+  // The embedding and the head have nothing to make again.
+  for (std::size_t b = 1; b + 1 < count && b < changed + 1; ++b) keep[b] = smaller;
+  return keep;
+}
+
+// A batch of so many tokens that is cut in two costs more than to compute everything again.
+constexpr std::int64_t kSmallBatch = 2048;
+
+constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+
+// What CUDA takes for itself out of max_memory_gib: its context, kernels and graphs.
+constexpr double kCudaContextGib = 0.5;
+
+std::int64_t parameter_bytes(const Decoder& decoder) {
+  const ParameterSet& p = decoder.parameters();
+  const bool copied = p.values().scalar_type() != decoder.dtype();
+  const auto copy = copied ? p.size() * static_cast<std::int64_t>(c10::elementSize(decoder.dtype())) : 0;
+  return static_cast<std::int64_t>(p.values().nbytes()) + copy;
+}
+
+// All but the activations and their workspace.
+MemoryBytes lasting_bytes(const Decoder& decoder, const TrainOptions& options) {
+  MemoryBytes bytes;
+  bytes.weights = decoder.store().planned_bytes();
+  bytes.dequantized = decoder.store().planned_scratch_bytes();
+  bytes.trainable = parameter_bytes(decoder);
+  bytes.gradients = static_cast<std::int64_t>(decoder.parameters().grads().nbytes());
+  bytes.optimizer = optimizer_bytes(decoder.parameters(), adamw_settings(options), decoder.device()).device;
+  bytes.workspaces = gemm_workspace_bytes(decoder.device());
+  return bytes;
+}
+
+// Bytes that the run may have in all, what it holds already among them. A tenth of what is free is left to others.
+std::int64_t memory_limit(const Decoder& decoder, const TrainOptions& options) {
+  const std::int64_t held = decoder.store().bytes() + decoder.store().scratch_bytes() + parameter_bytes(decoder) +
+                            static_cast<std::int64_t>(decoder.parameters().grads().nbytes());
+  const std::int64_t limit = held + free_memory(decoder.device()) / 10 * 9;
+  if (!options.max_memory_gib) return limit;
+  const double own = *options.max_memory_gib - (decoder.device().is_cuda() ? kCudaContextGib : 0.0);
+  return std::min(limit, static_cast<std::int64_t>(own * kGib));
+}
+
+[[noreturn]] void refuse_limit(double gib, const MemoryBytes& bytes) {
+  throw OutOfMemory(fmt::format(
+      "max_memory_gib: {:g} GiB do not suffice: weights take {:.2f} GiB, all else at least {:.2f}; lower "
+      "per_device_train_batch_size or max_length",
+      gib, static_cast<double>(bytes.weights) / kGib, static_cast<double>(bytes.total() - bytes.weights) / kGib));
+}
+
 constexpr std::int64_t kUnlimited = std::numeric_limits<std::int64_t>::max();
 
 // The number behind `label` in a file of /proc or /sys; none where it says "max" or is not there.
@@ -49,38 +110,125 @@ std::optional<std::int64_t> number_in(const char* path, const std::string& label
 }  // namespace
 
 std::vector<LargestBatch> largest_batches(const PreparedSet& set, const BatchOptions& options, std::int64_t steps,
-                                          at::Device device) {
+                                          at::Device device, std::int64_t merged_count) {
   std::vector<Candidate> largest;
-  std::int64_t left = steps;
+  std::int64_t left = steps, most_rows = 0, longest = 0;
   for (std::int64_t e = 0; left > 0; ++e) {
     const Epoch epoch(set, options, e);
     for (std::int64_t s = 0; s < epoch.steps() && left > 0; ++s, --left) {
-      for (const auto& rows : epoch.step(s).micro_batches) consider(set, rows, device, largest);
+      for (const auto& rows : merged(epoch.step(s), merged_count).micro_batches) {
+        consider(set, rows, device, largest);
+        most_rows = std::max(most_rows, static_cast<std::int64_t>(rows.size()));
+        for (const std::uint32_t row : rows) longest = std::max(longest, set.length(row));
+      }
     }
   }
   std::sort(largest.begin(), largest.end(),
             [](const auto& a, const auto& b) { return a.shape.tokens > b.shape.tokens; });
   std::vector<LargestBatch> batches;
   for (const Candidate& c : largest) batches.push_back({c.shape, pack_rows(set, c.rows, 0)});
+  for (LargestBatch& b : batches) {
+    b.shape.rows = most_rows;
+    b.shape.length = longest;
+  }
   return batches;
 }
 
-std::int64_t arena_bytes(const std::vector<Block>& blocks, Keep keep, const std::vector<LargestBatch>& batches) {
-  std::int64_t bytes = 0;
+StepRows merged(const StepRows& step, std::int64_t count) {
+  if (count <= 1) return step;
+  StepRows result{{}, step.targets, step.tokens};
+  for (std::size_t m = 0; m < step.micro_batches.size(); ++m) {
+    if (m % static_cast<std::size_t>(count) == 0) result.micro_batches.emplace_back();
+    auto& rows = result.micro_batches.back();
+    rows.insert(rows.end(), step.micro_batches[m].begin(), step.micro_batches[m].end());
+  }
+  return result;
+}
+
+ActivationBytes activation_bytes(const std::vector<Block>& blocks, const std::vector<Keep>& keep,
+                                 const std::vector<LargestBatch>& batches) {
+  ActivationBytes bytes;
   for (const LargestBatch& b : batches) {
-    bytes = std::max(bytes, Program(blocks, b.shape, Pass::kTraining, uniform_keep(blocks, keep)).arena_bytes());
+    const Program program(blocks, b.shape, Pass::kTraining, keep);
+    bytes.arena = std::max(bytes.arena, program.arena_bytes());
+    bytes.workspace = std::max(bytes.workspace, program.workspace_bytes());
   }
   return bytes;
 }
 
-Keep choose_keep(Checkpointing checkpointing, const std::vector<Block>& blocks,
-                 const std::vector<LargestBatch>& batches, std::int64_t budget) {
-  if (checkpointing == Checkpointing::kOn) return Keep::kInputOnly;
-  if (checkpointing == Checkpointing::kOff) return Keep::kAll;
-  for (const Keep keep : {Keep::kAll, Keep::kExpensive}) {
-    if (arena_bytes(blocks, keep, batches) <= budget) return keep;
+std::vector<Keep> choose_keep(Checkpointing checkpointing, const std::vector<Block>& blocks,
+                              const std::vector<LargestBatch>& batches, std::int64_t budget) {
+  if (checkpointing == Checkpointing::kOn) return keep_at(blocks, 2 * blocks.size());
+  if (checkpointing == Checkpointing::kOff) return keep_at(blocks, 0);
+  std::size_t least = 0, most = 2 * blocks.size();
+  while (least < most) {
+    const std::size_t level = (least + most) / 2;
+    if (activation_bytes(blocks, keep_at(blocks, level), batches).total() <= budget) {
+      most = level;
+    } else {
+      least = level + 1;
+    }
   }
-  return Keep::kInputOnly;
+  return keep_at(blocks, least);
+}
+
+std::int64_t MemoryBytes::total() const {
+  return weights + dequantized + trainable + gradients + optimizer + activations + workspaces;
+}
+
+Json MemoryBytes::to_json() const {
+  return {{"weights", weights},     {"dequantized", dequantized}, {"trainable", trainable},   {"gradients", gradients},
+          {"optimizer", optimizer}, {"activations", activations}, {"workspaces", workspaces}, {"total", total()}};
+}
+
+std::string MemoryBytes::text() const {
+  std::string text;
+  const Json kinds = to_json();
+  for (const auto& [kind, bytes] : kinds.items()) {
+    text += fmt::format("{}{} {:.3f}", text.empty() ? "" : ", ", kind, bytes.get<double>() / kGib);
+  }
+  return text + " GiB";
+}
+
+RunPlan plan_run(const Decoder& decoder, const TrainOptions& options, const PreparedSet& set,
+                 const BatchOptions& batches, std::int64_t steps) {
+  const at::Device device = decoder.device();
+  const auto& blocks = decoder.blocks(HeadKind::kLoss);
+  RunPlan plan;
+  plan.bytes = lasting_bytes(decoder, options);
+  const std::int64_t limit = memory_limit(decoder, options);
+  const std::int64_t budget = limit - plan.bytes.total();
+  const bool recomputes = options.gradient_checkpointing == Checkpointing::kAuto;
+  const bool merges =
+      device.is_cuda() && !options.deterministic && options.gradient_checkpointing != Checkpointing::kOn;
+  const auto fits = [&](const std::vector<Keep>& keep) {
+    return activation_bytes(blocks, keep, plan.largest).total() <= budget;
+  };
+  const auto choose = [&](std::int64_t count) {
+    plan.merged = count;
+    plan.largest = largest_batches(set, batches, steps, device, count);
+    if (count == 1) return true;
+    const std::int64_t tokens = plan.largest.front().batch.tokens();
+    const std::size_t level = tokens <= kSmallBatch ? 2 * blocks.size() : blocks.size();
+    return tokens <= kMergedTokens && fits(keep_at(blocks, recomputes ? level : 0));
+  };
+  std::int64_t count = merges ? batches.accumulation : 1;
+  while (!choose(count)) count = (count + 1) / 2;
+  plan.keep = choose_keep(options.gradient_checkpointing, blocks, plan.largest, budget);
+  const ActivationBytes activations = activation_bytes(blocks, plan.keep, plan.largest);
+  plan.bytes.activations = activations.arena;
+  plan.bytes.workspaces += activations.workspace;
+  if (options.max_memory_gib && plan.bytes.total() > limit) refuse_limit(*options.max_memory_gib, plan.bytes);
+  return plan;
+}
+
+std::int64_t peak_allocated(at::Device device) {
+  return c10::getDeviceAllocator(device.type())->getDeviceStats(device.index()).allocated_bytes[0].peak;
+}
+
+std::int64_t used_memory(at::Device device) {
+  const auto [free, total] = c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index());
+  return static_cast<std::int64_t>(total - free);
 }
 
 std::int64_t free_memory(at::Device device) {

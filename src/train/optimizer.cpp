@@ -91,6 +91,17 @@ AdamWScalars scalars_of(const AdamWSettings& s, double learning_rate, std::int64
 
 }  // namespace
 
+AdamWSettings adamw_settings(const TrainOptions& options) {
+  const Optimizer optim = options.optim;
+  return {options.adam_beta1,
+          options.adam_beta2,
+          options.adam_epsilon,
+          options.weight_decay,
+          optim == Optimizer::kAdamw8bit || optim == Optimizer::kPagedAdamw8bit,
+          optim == Optimizer::kPagedAdamw32bit || optim == Optimizer::kPagedAdamw8bit,
+          options.loraplus_lr_ratio.value_or(1.0)};
+}
+
 OptimizerBytes optimizer_bytes(const ParameterSet& parameters, const AdamWSettings& settings, at::Device device) {
   const AdamWMoments m = lay_out(parameters, settings);
   const auto element = static_cast<std::int64_t>(parameters.values().element_size());
@@ -152,6 +163,12 @@ void AdamW::update_narrow(const AdamWScalars& scalars) {
                                  moments_.second_absmax.mutable_data_ptr<float>() + s.first_tile};
     adamw_8bit_step(tensor, scalars, scalars.learning_rate * s.rate, s.decay);
   }
+}
+
+void AdamW::forget_failure(std::int64_t steps) {
+  steps_ = steps;
+  failed_step_ = 0;
+  if (device_) device_->forget_failure();
 }
 
 std::int64_t AdamW::failed_step() const {

@@ -58,10 +58,14 @@ void declare_memory(Schema<T>& schema) {
       .key("gradient_checkpointing", &T::gradient_checkpointing,
            "Keep only the blocks' inputs and compute the rest again. auto: what the memory plan chooses.")
       .choices({{"auto", Checkpointing::kAuto}, {"true", Checkpointing::kOn}, {"false", Checkpointing::kOff}});
-  schema.key("max_memory_gib", &T::max_memory_gib, "Memory of the device that the run may use.")
-      .above(0)
-      .not_built_yet();
-  schema.key("deterministic", &T::deterministic, "Only kernels that give the same bits every time.");
+  schema
+      .key("max_memory_gib", &T::max_memory_gib,
+           "Memory of the device that the run may use; of a GPU's, half a GiB goes to CUDA itself.")
+      .above(0);
+  schema.key(
+      "deterministic", &T::deterministic,
+      "Only kernels that give the same bits every time, and micro-batches as they are: on a GPU small ones run as "
+      "one otherwise, where memory allows.");
   schema.key("cuda_graphs", &T::cuda_graphs,
              "On a GPU: capture a batch shape's launches once and replay them. The numbers are the same.");
 }

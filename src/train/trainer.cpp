@@ -8,6 +8,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -29,15 +30,14 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// A tenth of what is free is left to others.
-std::int64_t memory_budget(at::Device device) {
-  return free_memory(device) / 10 * 9;
-}
-
 bool is_out_of_memory(const c10::Error& error) {
   return dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
          std::string(error.what_without_backtrace()).find("can't allocate memory") != std::string::npos;
 }
+
+// As torch.amp.GradScaler has them.
+constexpr double kFirstHalfScale = 65536.0;
+constexpr std::int64_t kStepsBeforeLargerScale = 2000;
 
 constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
 
@@ -69,25 +69,14 @@ Trainer::Trainer(Decoder& decoder, const PreparedSet& train, const PreparedSet* 
       optimizer_(decoder.parameters(), adamw_settings(settings_.options)),
       batcher_(train, settings_.batches) {
   const TrainOptions& o = settings_.options;
-  optimizer_bytes_ = optimizer_bytes(decoder.parameters(), adamw_settings(o), decoder.device()).device;
   total_ = total_steps(o, batcher_.steps_per_epoch());
   warmup_ = warmup_steps(o, total_);
-  largest_ = largest_batches(train, settings_.batches, total_, decoder.device());
-  const auto& blocks = decoder.blocks(HeadKind::kLoss);
-  const Keep keep = choose_keep(o.gradient_checkpointing, blocks, largest_, memory_budget(decoder.device()));
-  programs_ = std::make_unique<ProgramCache>(blocks, Pass::kTraining, uniform_keep(blocks, keep), decoder.device());
+  loss_scale_ = settings_.loss_scale.value_or(decoder.dtype() == at::kHalf ? kFirstHalfScale : 1.0);
+  plan_ = plan_run(decoder, o, train, settings_.batches, total_);
+  log_info("memory: {}", plan_.bytes.text());
+  programs_ =
+      std::make_unique<ProgramCache>(decoder.blocks(HeadKind::kLoss), Pass::kTraining, plan_.keep, decoder.device());
   runner_ = std::make_unique<ProgramRunner>(*programs_, decoder.store(), o.cuda_graphs);
-}
-
-AdamWSettings adamw_settings(const TrainOptions& options) {
-  const Optimizer optim = options.optim;
-  return {options.adam_beta1,
-          options.adam_beta2,
-          options.adam_epsilon,
-          options.weight_decay,
-          optim == Optimizer::kAdamw8bit || optim == Optimizer::kPagedAdamw8bit,
-          optim == Optimizer::kPagedAdamw32bit || optim == Optimizer::kPagedAdamw8bit,
-          options.loraplus_lr_ratio.value_or(1.0)};
 }
 
 std::vector<std::string> changed_keys(const Json& earlier, const Json& now) {
@@ -129,6 +118,8 @@ Json Trainer::write_run() const {
           {"evaluations_without_best", evaluations_without_best_},
           {"evaluation_due", evaluation_due_},
           {"stop_early", stop_early_},
+          {"loss_scale", loss_scale_},
+          {"steps_at_scale", steps_at_scale_},
           {"log_history", log_history_}};
 }
 
@@ -151,6 +142,8 @@ void Trainer::read_run(const Json& run) {
   run.at("evaluations_without_best").get_to(evaluations_without_best_);
   run.at("evaluation_due").get_to(evaluation_due_);
   run.at("stop_early").get_to(stop_early_);
+  run.at("loss_scale").get_to(loss_scale_);
+  run.at("steps_at_scale").get_to(steps_at_scale_);
   log_history_ = run.at("log_history");
   last_saved_ = step_;
 }
@@ -159,15 +152,18 @@ double Trainer::epoch_reached() const {
   return static_cast<double>(step_) / static_cast<double>(batcher_.steps_per_epoch());
 }
 
-// Counts all that is held now, and `more_bytes` that were held meanwhile.
+// Counts all that is held now, and `more_bytes` that were held meanwhile. On a GPU its allocator has counted.
 void Trainer::note_memory(std::int64_t more_bytes) {
-  const ParameterSet& p = decoder_.parameters();
-  std::size_t bytes = p.values().nbytes() + p.grads().nbytes();
-  if (decoder_.dtype() != p.values().scalar_type())
-    bytes += static_cast<std::size_t>(p.size()) * c10::elementSize(decoder_.dtype());
-  bytes += static_cast<std::size_t>(optimizer_bytes_);
-  const std::int64_t held = decoder_.store().bytes() + decoder_.store().scratch_bytes() + programs_->arena_bytes();
-  peak_bytes_ = std::max(peak_bytes_, held + static_cast<std::int64_t>(bytes) + more_bytes);
+  if (!decoder_.device().is_cpu()) {
+    peak_bytes_ = peak_allocated(decoder_.device());
+    used_gib_ = std::max(used_gib_, static_cast<double>(used_memory(decoder_.device())) / kGib);
+    return;
+  }
+  used_gib_ = peak_process_gib();
+  const MemoryBytes& planned = plan_.bytes;
+  const std::int64_t held = decoder_.store().bytes() + decoder_.store().scratch_bytes() + programs_->arena_bytes() +
+                            planned.trainable + planned.gradients + planned.optimizer;
+  peak_bytes_ = std::max(peak_bytes_, held + more_bytes);
 }
 
 double Trainer::peak_gib() const {
@@ -177,16 +173,19 @@ double Trainer::peak_gib() const {
 // Compiles for the largest batches, so that no later one needs more memory. On a GPU the first of them also runs, for
 // what is only taken then; its gradients are dropped, and its rows come again in their place.
 void Trainer::probe_memory() {
-  const PackedBatch& longest = largest_.front().batch;
+  const PackedBatch& longest = plan_.largest.front().batch;
+  const at::Device device = decoder_.device();
   try {
-    for (const LargestBatch& largest : largest_) {
-      const Batch batch = to_device_batch(largest.batch, 1, 0, /*training=*/true, decoder_.device());
-      if (decoder_.device().is_cpu()) {
+    for (const LargestBatch& largest : plan_.largest) {
+      const Batch batch = to_device_batch(largest.batch, 1, 0, /*training=*/true, device);
+      if (device.is_cpu()) {
         programs_->program_for(batch);
       } else {
         runner_->run(batch);
       }
     }
+    // What loading the weights has left goes back to the card.
+    if (!device.is_cpu()) c10::getDeviceAllocator(device.type())->emptyCache();
   } catch (const c10::Error& error) {
     if (!is_out_of_memory(error)) throw;
     throw OutOfMemory(
@@ -206,7 +205,7 @@ TrainingResult Trainer::run() {
   evaluate_if_due();
   while (step_ < total_ && !stop_early_) {
     const std::int64_t epoch = batcher_.position().epoch;
-    step(batcher_.next());
+    step(merged(batcher_.next(), plan_.merged));
     // The GPU works on this step while the host reads the last one's numbers and prepares the next.
     settle(decoder_.device().is_cpu() ? 0 : 1);
     progress.update(step_ - static_cast<std::int64_t>(pending_.size()), fmt::format("loss {:.4f}", last_loss_));
@@ -225,8 +224,13 @@ void Trainer::step(StepRows rows) {
   at::Tensor loss = at::zeros({}, at::TensorOptions().device(device).dtype(at::kDouble));
   for (std::size_t m = 0; m < rows.micro_batches.size(); ++m) {
     const Batch batch = to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(step_),
-                                        /*training=*/true, device);
+                                        /*training=*/true, device, loss_scale_);
     loss.add_(runner_->run(batch).squeeze(0));
+  }
+  if (loss_scale_ != 1.0) {
+    at::Tensor gradients = decoder_.parameters().grads();
+    gradients.mul_(1.0 / loss_scale_);
+    loss.mul_(1.0 / loss_scale_);
   }
   const double rate =
       settings_.options.learning_rate * schedule_factor(settings_.options.lr_scheduler_type, step_, warmup_, total_);
@@ -257,7 +261,14 @@ void Trainer::settle_oldest() {
   StepMetrics& metrics = pending.metrics;
   metrics.loss = pending.numbers[0].item<double>();
   metrics.grad_norm = pending.numbers[1].item<double>();
-  if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) report_divergence(pending.rows, metrics);
+  if (!std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm)) {
+    if (loss_scale_ > 1.0) return repeat_at_lower_scale(std::move(pending));
+    report_divergence(pending.rows, metrics);
+  }
+  if (loss_scale_ > 1.0 && ++steps_at_scale_ == kStepsBeforeLargerScale) {
+    loss_scale_ *= 2.0;
+    steps_at_scale_ = 0;
+  }
   metrics.seconds = seconds_since(std::max(pending.start, last_settled_));
   last_settled_ = Clock::now();
   metrics.tokens = pending.rows.targets;
@@ -269,10 +280,26 @@ void Trainer::settle_oldest() {
   window_loss_ += metrics.loss;
   ++window_steps_;
   seconds_ += metrics.seconds;
+  if (metrics.step % settings_.options.logging_steps != 0 && metrics.step != total_) return;
   note_memory(0);
   metrics.memory_allocated_gib = peak_gib();
-  metrics.memory_used_gib = peak_process_gib();
-  if (metrics.step % settings_.options.logging_steps == 0 || metrics.step == total_) log(metrics);
+  metrics.memory_used_gib = used_gib_;
+  log(metrics);
+}
+
+// Neither the step whose gradients overflowed nor those begun after it have changed anything: they run again.
+void Trainer::repeat_at_lower_scale(PendingStep failed) {
+  std::deque<PendingStep> again = std::exchange(pending_, {});
+  again.push_front(std::move(failed));
+  for (const PendingStep& pending : again) {
+    if (pending.arrived) pending.arrived->synchronize();
+  }
+  loss_scale_ /= 2.0;
+  steps_at_scale_ = 0;
+  step_ = again.front().metrics.step - 1;
+  log_debug("step {}: gradients overflow, the loss is scaled by {:g} from now on", step_ + 1, loss_scale_);
+  optimizer_.forget_failure(step_);
+  for (PendingStep& pending : again) step(std::move(pending.rows));
 }
 
 // Runs the step's micro-batches once more, with checks, to say where it began.
@@ -360,8 +387,9 @@ bool Trainer::improves(double score) const {
 void Trainer::evaluate() {
   settle(0);
   const auto start = Clock::now();
-  const SetLoss loss = evaluate_loss(decoder_, *eval_, settings_.options.per_device_eval_batch_size);
-  note_memory(loss.arena_bytes);
+  const SetLoss loss =
+      evaluate_loss(decoder_, *eval_, settings_.options.per_device_eval_batch_size, {}, programs_->arena());
+  note_memory(loss.more_bytes);
   eval_loss_ = loss.mean();
   Json line{{"step", step_}, {"epoch", epoch_reached()}, {"eval_loss", *eval_loss_}};
   if (settings_.on_eval) line.update(settings_.on_eval());
@@ -461,7 +489,7 @@ TrainingResult Trainer::result() const {
   result.seconds = seconds_;
   result.tokens_per_second = seconds_ > 0.0 ? static_cast<double>(input_tokens_) / seconds_ : 0.0;
   result.memory_allocated_gib = peak_gib();
-  result.memory_used_gib = peak_process_gib();
+  result.memory_used_gib = used_gib_;
   return result;
 }
 

@@ -1,11 +1,14 @@
 #include "qlora/weights/load.h"
 
+#include <chrono>
+
 #include <ATen/Context.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/weights/upload.h"
 
 namespace qlora {
 namespace {
@@ -53,6 +56,8 @@ at::ScalarType choose_dtype(ComputeDtype dtype, at::Device device) {
 
 void load_weights(const ModelFolder& folder, Decoder& decoder) {
   std::vector<std::string> unknown;
+  Uploader upload(decoder.device());
+  const auto start = std::chrono::steady_clock::now();
   for (const std::string& name : folder.names()) {
     if (name.find(".quant_state.") != std::string::npos) {
       throw UsageError(fmt::format(
@@ -65,7 +70,7 @@ void load_weights(const ModelFolder& folder, Decoder& decoder) {
       continue;
     }
     try {
-      decoder.put(name, to_tensor(folder.tensor(name), name));
+      decoder.put(name, upload(folder.tensor(name), name));
     } catch (const DataError& error) {
       throw DataError(fmt::format("{}: {}", folder.file_of(name).string(), error.what()));
     }
@@ -80,6 +85,8 @@ void load_weights(const ModelFolder& folder, Decoder& decoder) {
                 unknown.size(), decoder.config().model_type, shortened(unknown));
   }
   decoder.parameters().refresh_compute();
+  log_info("read {:.2f} GiB of weights in {:.1f} s", static_cast<double>(folder.total_bytes()) / (1 << 30),
+           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
 
 }  // namespace qlora

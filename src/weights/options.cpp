@@ -1,19 +1,10 @@
 // The declarations of the model's keys.
 #include "qlora/weights/options.h"
 
-#include <filesystem>
-
-#include "qlora/core/hub_name.h"
 #include "qlora/core/schema.h"
 
 namespace qlora {
 namespace {
-
-// What is neither a folder nor looks like a path is a name on the Hub.
-std::string hub_model(const std::string& name) {
-  if (!is_hub_name(name) || std::filesystem::exists(name)) return "";
-  return "\"" + name + "\" is no folder here, and fetching a model from the Hub";
-}
 
 bool is_cache_choice(const std::string& text) {
   double gib = 0;
@@ -24,9 +15,14 @@ bool is_cache_choice(const std::string& text) {
 
 void declare(Schema<ModelOptions>& schema) {
   using M = ModelOptions;
-  schema.key("model_name_or_path", &M::model_name_or_path, "The model: a folder in Hugging Face layout.")
-      .synonyms({"base_model", "model"})
-      .not_built_yet_where(hub_model);
+  schema
+      .key(
+          "model_name_or_path", &M::model_name_or_path,
+          "The model: a folder in Hugging Face layout, or a name on the Hub (owner/name), taken from the cache that is "
+          "shared with huggingface_hub, or downloaded into it (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE hold).")
+      .synonyms({"base_model", "model"});
+  schema.key("model_revision", &M::model_revision, "Of a model of the Hub: a branch, a tag or a commit.")
+      .synonyms({"revision_of_model"});
   schema.key("method", &M::method, "Train adapters over a 4-bit base, adapters over a 16-bit base, or all weights.")
       .choices({{"qlora", Method::kQlora}, {"lora", Method::kLora}, {"full", Method::kFull}});
   schema

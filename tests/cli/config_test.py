@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
@@ -11,19 +10,10 @@ import unittest
 SOURCE = pathlib.Path(os.environ["QLORA_SOURCE"])
 QLORA = os.environ.get("QLORA_BINARY", os.path.join(os.environ["QLORA_BUILD"], "qlora"))
 
-# What each shipped config asks for that is not built yet, in the order of its lines. A feature that gets built is struck off here.
-HUB_MODEL = "fetching a model from the Hub is not built yet"
-HUB_DATA = "fetching a data set from the Hub is not built yet"
-NOT_BUILT = {
-    "spider.yaml": [HUB_MODEL],
-    "heavydb_lfm2_2.6b.yaml": [HUB_MODEL, HUB_DATA],
-    "alpaca_llama3_8b.yaml": [HUB_MODEL, HUB_DATA],
-    "sft_llama3.1_8b.yaml": [HUB_MODEL, HUB_DATA],
-    "sql_context_llama2_70b.yaml": [HUB_MODEL, HUB_DATA],
-}
-
 def qlora(*arguments, cwd=None):
-    done = subprocess.run([QLORA, *arguments], capture_output=True, text=True, cwd=cwd, timeout=120)
+    # No network, and a cache that holds nothing: what a config names on the Hub is not there.
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
+    done = subprocess.run([QLORA, *arguments], capture_output=True, text=True, cwd=cwd, timeout=120, env=environment)
     return done.returncode, done.stdout, done.stderr
 
 class Program(unittest.TestCase):
@@ -107,33 +97,14 @@ class Errors(unittest.TestCase):
         self.assertNotIn("\033", qlora("train", "--foo")[2])
 
 class Configs(unittest.TestCase):
-    def test_every_config_is_refused_for_exactly_what_is_not_built(self):
-        configs = sorted((SOURCE / "configs").glob("*.yaml"))
-        self.assertLessEqual(set(NOT_BUILT), {path.name for path in configs})
-        for path in configs:
+    def test_every_config_is_understood(self):
+        # From the repository's root, where the paths of the demo's config lead somewhere. 5: named on the Hub, which is
+        # not reached here; 3: base_model.yaml starts from a folder that a script makes.
+        codes = {"demo.yaml": (0,), "base_model.yaml": (0, 3)}
+        for path in sorted((SOURCE / "configs").glob("*.yaml")):
             with self.subTest(config=path.name):
-                self.check(path)
-
-    def check(self, path):
-        # From the repository's root, where the paths of the demo's config lead somewhere.
-        code, _, err = qlora("train", "--config", str(path), "--dry-run", cwd=SOURCE)
-        expected = NOT_BUILT.get(path.name, [])
-        refused = [line for line in err.splitlines() if re.search(rf"{re.escape(path.name)}:\d+:\d+: ", line)]
-        refused = [line for line in refused if line.startswith("qlora train: error: ")]
-        self.assertEqual(len(refused), len(expected), err)
-        if expected:
-            self.assertEqual(code, 2)
-        for line, feature in zip(refused, expected):
-            self.assertTrue(line.endswith(feature), line)
-
-    def test_a_config_runs_once_its_unbuilt_parts_are_replaced(self):
-        with tempfile.TemporaryDirectory() as folder:
-            os.mkdir(os.path.join(folder, "model"))
-            arguments = ["--model_name_or_path", "model", "--dataset", "rows.json"]
-            for name in NOT_BUILT:
-                with self.subTest(config=name):
-                    _, _, err = qlora("train", "--config", str(SOURCE / "configs" / name), *arguments, cwd=folder)
-                    self.assertFalse([line for line in err.splitlines() if f"{name}:" in line and "error" in line], err)
+                code, _, err = qlora("train", "--config", str(path), "--dry-run", "--output_dir", "none", cwd=SOURCE)
+                self.assertIn(code, codes.get(path.name, (5,)), err)
 
 if __name__ == "__main__":
     sys.exit(0 if unittest.main(exit=False, verbosity=2).result.wasSuccessful() else 1)

@@ -94,6 +94,10 @@ class EvalTest(unittest.TestCase):
         self.refused("was trained with another chat template", self.root / "direct",
                      flags=(*adapter, "--adapter", self.root / "prepared"))
 
+    def test_an_adapter_called_base_is_not_the_base(self):
+        shutil.copytree(self.base / "qlora", self.root / "base")
+        self.assertEqual(list(self.losses("--adapter", self.root / "base")), ["base-2"])
+
     def test_one_base_cannot_be_paired_with_adapters_over_two(self):
         flags = ("--baseline", "true", *self.adapters("qlora", "lora"))
         self.refused(self.base / "qlora", self.base / "lora", "load_in_4bit", flags=flags)

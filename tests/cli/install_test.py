@@ -53,7 +53,8 @@ def needed_elsewhere(program, folder, torch):
     # Beyond the program's own libraries, torch brings CUDA's, which its own run path finds.
     own = (str(folder), str(torch), os.path.realpath(torch), os.path.dirname(os.path.realpath(torch)))
     outside = [path for path in paths if not os.path.realpath(path).startswith(own)]
-    return [p for p in outside if not re.search(r"/lib(c|m|dl|rt|util|pthread|stdc\+\+|gcc_s|gomp|asan|ubsan)\.so", p)]
+    runtime = r"/lib(c|m|dl|rt|util|pthread|resolv|stdc\+\+|gcc_s|gomp|asan|ubsan)\.so"
+    return [path for path in outside if not re.search(runtime, path)]
 
 
 def main():

@@ -179,6 +179,18 @@ class TrainTest(TrainRuns):
         finally:
             (self.root / "aside").rename(self.model / "model.safetensors")
 
+    def test_the_model_is_never_written_over(self):
+        before = {path.name: path.read_bytes() for path in self.model.iterdir()}
+        self.refused(2, "the model's own folder", self.model)
+        self.assertEqual({path.name: path.read_bytes() for path in self.model.iterdir()}, before)
+
+    def test_memory_is_limited_or_the_run_refused(self):
+        free = json.loads(self.succeed(self.out / "free", "--json", max_steps=4).stdout)["memory_allocated_gib"]
+        limited = json.loads(self.succeed(self.out / "limited", "--json", max_steps=4, max_memory_gib=free * 0.999).stdout)
+        self.assertLess(limited["memory_allocated_gib"], free)
+        self.assertEqual(numbers(self.out / "free"), numbers(self.out / "limited"))
+        self.refused(4, "max_memory_gib", self.out / "refused", max_steps=4, max_memory_gib=free / 100)
+
     def test_recomputing_changes_no_number(self):
         for name, value in (("kept", "false"), ("again", "true")):
             self.succeed(self.out / name, max_steps=4, gradient_checkpointing=value)

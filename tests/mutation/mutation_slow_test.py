@@ -26,6 +26,7 @@ MUTANTS = [
     ("src/train/adamw_8bit.cpp", "now.second / top_second", "now.second / top_first", "unit_train"),
     ("src/data/row_encoder.cpp", "(ends ? end : token), std::uint8_t{1});", "token - 1, std::uint8_t{1});", "unit_data"),
     ("src/text/tokenizer/bpe.cpp", "rank > other.rank", "rank < other.rank", "unit_text"),
+    ("src/hub/blob.cpp", "|| hash_.hex() == etag", "|| true", "unit_hub"),
     ("src/eval/score/result_table.cpp", "std::sort(keyed.begin(), keyed.end());", "", "unit_eval"),
 ]
 

@@ -66,8 +66,16 @@ void warn_of_another_base(const LoraAdapter& adapter, const std::string& name, c
 // As config.json names it.
 const char* dtype_name(at::ScalarType dtype);
 
-// UsageError where the name is empty or a Hub id that is not there.
+// The folder that model_name_or_path means: itself, or that of a model of the Hub in the cache, where config, tokenizer
+// and template are downloaded if need be. Throws UsageError for no name, DataError for a folder that is not there, and
+// as HubRepository.
 std::filesystem::path model_folder_of(const ModelOptions& options);
+
+// The config.json of a model's folder, which needs no weights. Throws DataError where it is missing or not understood.
+ModelConfig read_model_config(const std::filesystem::path& model);
+
+// Downloads the weights of a model of the Hub into the folder that model_folder_of() gave; nothing to do for others.
+void fetch_weights(const ModelOptions& options, const std::filesystem::path& folder);
 
 // How a model is talked to, as far as it differs from what its folder says.
 struct ChatFormat {

@@ -49,7 +49,7 @@ struct MergeOptions {
 
 struct PrepareJob {
   CommonOptions common;
-  ModelOptions model;              // model_name_or_path alone is a key of prepare
+  ModelOptions model;              // model_name_or_path and model_revision alone are keys of prepare
   DataOptions data;                // all but prepared_dir
   std::optional<int64_t> preview;  // show so many rows, write nothing
 };
@@ -72,7 +72,7 @@ struct EvalJob {
 
 struct MergeJob {
   CommonOptions common;
-  ModelOptions model;  // model_name_or_path and the settings of quantization
+  ModelOptions model;  // model_name_or_path, model_revision and the settings of quantization
   MergeOptions merge;
 };
 

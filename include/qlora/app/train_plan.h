@@ -1,6 +1,7 @@
 // What a run of `qlora train` will do and need, from its config and rows alone: no weights are read.
 #pragma once
 
+#include <filesystem>
 #include <optional>
 
 #include "qlora/adapters/attach.h"
@@ -17,9 +18,10 @@ struct AdapterStart {
   std::optional<LoraAdapter> from;
 };
 
-// Reads adapter_name_or_path where it is set, and puts its r, alpha and kind of scale into `job`. Throws UsageError
-// where the job's own differ from the adapter's; one that equals the default counts as not given.
-AdapterStart resolve_adapter(TrainJob& job);
+// `model`: the folder of the base. Reads adapter_name_or_path where it is set, and puts its r, alpha and kind of scale
+// into `job`. Throws UsageError where the job's own differ from the adapter's; one that equals the default counts as
+// not given.
+AdapterStart resolve_adapter(TrainJob& job, const std::filesystem::path& model);
 
 BatchOptions batch_options(const TrainJob& job, const ModelConfig& model);
 
@@ -27,7 +29,8 @@ BatchOptions batch_options(const TrainJob& job, const ModelConfig& model);
 // "parameters", "trainable_parameters", "gradient_checkpointing", "bytes": {"weights", "dequantized", "trainable",
 // "gradients", "optimizer", "activations", "total"}, "estimated_seconds"}. The time is that of the products alone, at
 // the speed of one that is measured now.
-Json plan_training(const TrainJob& job, const AdapterStart& start, const TrainingData& data);
+Json plan_training(const TrainJob& job, const std::filesystem::path& model, const AdapterStart& start,
+                   const TrainingData& data);
 
 // The plan for a reader.
 std::string plan_text(const Json& plan);

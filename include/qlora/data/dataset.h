@@ -59,8 +59,8 @@ class Dataset {
   std::vector<Ref> refs_;
 };
 
-// The data files that an entry means: itself, or those of a folder that belong to its split, by name. Exposed for
-// tests.
+// The data files that an entry means: itself, or those of a folder or a repository of the Hub that belong to its split,
+// by name. What is not in the cache is downloaded. Throws as HubRepository, too. Exposed for tests.
 std::vector<std::filesystem::path> files_of(const DatasetEntry& entry, Dataset::Role role);
 
 }  // namespace qlora

@@ -20,7 +20,8 @@ enum class Overflow { kDrop, kTruncate };
 
 // One source of rows.
 struct DatasetEntry {
-  std::string path;  // a file or a folder
+  std::string path;               // a file, a folder, or a data set of the Hub (owner/name)
+  std::string revision = "main";  // of the Hub: a branch, a tag or a commit
   DataFormat format = DataFormat::kAuto;
   std::string split;             // of a folder that holds several: train, validation, test
   double weight = 1.0;           // how often its rows are taken in an epoch, relative to 1

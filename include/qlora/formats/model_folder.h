@@ -18,7 +18,8 @@ namespace qlora {
 
 // Resolves a file's name inside of a folder, links followed. Throws DataError for a name that is absolute, empty, holds
 // NUL or "..", or leads out of the folder. Links into the blobs of the same Hugging Face cache entry
-// (models--*/snapshots/<revision>/x -> ../../blobs/<etag>) are allowed: that is how the cache stores files.
+// (models--*/snapshots/<revision>/x -> ../../blobs/<etag>, and from there into the blobs that all entries share) are
+// allowed: that is how the cache stores files.
 std::filesystem::path resolve_inside(const std::filesystem::path& folder, const std::string& name);
 
 class ModelFolder {

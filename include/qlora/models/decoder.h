@@ -48,7 +48,9 @@ class Decoder {
 
   const ModelConfig& config() const { return config_; }
   ParameterSet& parameters() { return parameters_; }
+  const ParameterSet& parameters() const { return parameters_; }
   WeightStore& store() { return *store_; }
+  const WeightStore& store() const { return *store_; }
   const std::vector<AdapterPlace>& adapters() const { return adapters_; }
   at::ScalarType dtype() const { return store_->dtype(); }
   at::Device device() const { return store_->device(); }

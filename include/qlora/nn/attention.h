@@ -31,6 +31,8 @@ class Attention : public Operation {
   void backward(const Batch& batch, const OperationViews& views) override;
 
  private:
+  std::int64_t workspace(const BatchShape& shape) const;
+
   AttentionShape shape_;
   std::int64_t layer_;
   Dtype dtype_;

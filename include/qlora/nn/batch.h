@@ -15,6 +15,8 @@ struct BatchShape {
   std::int64_t tokens = 0;    // T, the bucket's size: rows of every activation
   std::int64_t labelled = 0;  // M, the most rows that go through the output head
   at::Device device = at::kCPU;
+  std::int64_t rows = 0;    // the most rows and
+  std::int64_t length = 0;  // the longest of them: no buffer rests on them, only OperationPlan::workspace
 
   friend bool operator==(const BatchShape&, const BatchShape&) = default;
 };

@@ -1,6 +1,8 @@
 // Matrix products, with what is added to them in the same pass.
 #pragma once
 
+#include <cstdint>
+
 #include <ATen/core/Tensor.h>
 
 namespace qlora {
@@ -16,5 +18,8 @@ struct GemmExtras {
 // are taken in float32 (float64 for float64), never TF32. On CUDA through cuBLASLt with an algorithm that is chosen
 // once a shape; elsewhere through ATen.
 void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const GemmExtras& extras = {});
+
+// Bytes that products hold on a device once the first has run.
+std::int64_t gemm_workspace_bytes(at::Device device);
 
 }  // namespace qlora

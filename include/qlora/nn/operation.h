@@ -33,6 +33,8 @@ struct OperationPlan {
   Shape output;
   Dtype dtype;
   std::vector<BufferSpec> buffers;
+  // Bytes that one call takes at most from the device's allocator itself, and gives back. Not counted on the CPU.
+  std::int64_t workspace = 0;
 };
 
 // What the program compiler must know to lay out memory and to order passes.

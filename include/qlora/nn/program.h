@@ -28,6 +28,7 @@ class Program {
   Program(const std::vector<Block>& blocks, const BatchShape& shape, Pass pass, const std::vector<Keep>& keep);
 
   std::int64_t arena_bytes() const { return arena_bytes_; }
+  std::int64_t workspace_bytes() const { return workspace_bytes_; }  // the most that one of its operations takes
   const BatchShape& shape() const { return shape_; }
 
   // Resolves all views into `arena` (uint8, at least arena_bytes() long).
@@ -71,7 +72,7 @@ class Program {
   BatchShape shape_;
   std::vector<Instruction> instructions_;
   std::vector<ArenaBuffer> buffers_;
-  std::int64_t arena_bytes_ = 0;
+  std::int64_t arena_bytes_ = 0, workspace_bytes_ = 0;
   int recomputed_ = 0;
   bool reads_host_rows_ = false;
   BoundView output_view_;

@@ -14,12 +14,15 @@ BatchShape bucket_shape(std::int64_t tokens, std::int64_t labelled, at::Device d
 
 class ProgramCache {
  public:
-  // `blocks` must outlive the cache. `keep`: one policy a block.
-  ProgramCache(const std::vector<Block>& blocks, Pass pass, std::vector<Keep> keep, at::Device device);
+  // `blocks` must outlive the cache. `keep`: one policy a block. `arena`: memory that is used as far as it suffices
+  // (uint8; may be undefined).
+  ProgramCache(const std::vector<Block>& blocks, Pass pass, std::vector<Keep> keep, at::Device device,
+               at::Tensor arena = {});
 
   // The program of the batch's bucket; compiled and bound at its first use. The arena grows to the largest seen.
   Program& program_for(const Batch& batch);
 
+  const at::Tensor& arena() const { return arena_; }
   std::int64_t arena_bytes() const { return arena_.defined() ? arena_.numel() : 0; }
 
  private:

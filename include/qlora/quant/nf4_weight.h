@@ -32,6 +32,9 @@ struct Nf4Weight {
 // gone when this returns. Throws DataError naming the tensor for NaN and Inf, and where its scales cannot be nested.
 Nf4Weight nf4_quantize(const at::Tensor& values, at::Device device, bool nested, const std::string& name);
 
+// What such a weight of `count` values takes.
+std::int64_t nf4_weight_bytes(std::int64_t count, bool nested);
+
 // Copies.
 Nf4Weight to_device(const Nf4Tensor& tensor, at::Device device);
 Nf4Tensor to_host(const Nf4Weight& weight);

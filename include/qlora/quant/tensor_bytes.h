@@ -14,8 +14,10 @@ namespace qlora {
 std::optional<at::ScalarType> scalar_type_of(ElementType type);
 ElementType element_type_of(at::ScalarType type);  // throws RuntimeFailure for other types
 
-// A copy of a tensor in host memory; its bytes may be unaligned. Throws DataError naming it for a type that is no
-// float.
+// The type of a weight in a file. Throws DataError naming it for a type that is no float.
+at::ScalarType weight_type(const HostTensor& tensor, const std::string& name);
+
+// A copy of a tensor in host memory; its bytes may be unaligned. Throws as weight_type().
 at::Tensor to_tensor(const HostTensor& tensor, const std::string& name);
 
 // A view of a contiguous CPU tensor's bytes, valid while the tensor lives.

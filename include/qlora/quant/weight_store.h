@@ -41,8 +41,8 @@ class WeightStore {
   const WeightMember& member(const std::string& name) const;
 
   // Takes one member's values (any float type, any device); converts or quantizes them on the store's device, where
-  // never more than this one tensor lies in its own type. Throws DataError naming the tensor for a wrong shape and for
-  // NaN or Inf.
+  // never more than this one tensor lies in its own type. What is dense already and of dtype() may be kept as it is:
+  // nobody writes to it afterwards. Throws DataError naming the tensor for a wrong shape and for NaN or Inf.
   void put(const std::string& name, const at::Tensor& values);
   void put(const std::string& name, const Nf4Tensor& codes);
 
@@ -65,6 +65,9 @@ class WeightStore {
   at::Device device() const { return device_; }
   std::int64_t bytes() const;          // codes, scales and dense weights
   std::int64_t scratch_bytes() const;  // the buffer that dequantized groups pass through, and the cache
+  // The same once every member is filled, and every group was used in the order of add().
+  std::int64_t planned_bytes() const;
+  std::int64_t planned_scratch_bytes() const;
 
  private:
   struct Slot {
@@ -82,6 +85,7 @@ class WeightStore {
   };
   Slot& slot(const std::string& name);
   const Slot& slot(const std::string& name) const;
+  std::int64_t dense_bytes(const Shape& shape) const;
   void dequantize_into(const GroupState& group, const at::Tensor& out) const;
 
   at::Device device_;

@@ -18,6 +18,7 @@ class DeviceAdamW {
   virtual at::Tensor step(const AdamWScalars& scalars, double max_norm, const at::Tensor& loss, std::int64_t step) = 0;
 
   virtual std::int64_t failed_step() const = 0;
+  virtual void forget_failure() = 0;
 
   // Until paged moments are back in host memory.
   virtual void wait() const = 0;

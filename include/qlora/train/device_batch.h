@@ -6,8 +6,8 @@
 
 namespace qlora {
 
-// Padded to its bucket. loss_scale is 1 / `targets_of_step`; `step` keys the dropout masks.
+// Padded to its bucket. loss_scale is `scale` / `targets_of_step`; `step` keys the dropout masks.
 Batch to_device_batch(const PackedBatch& packed, std::int64_t targets_of_step, std::uint64_t step, bool training,
-                      at::Device device);
+                      at::Device device, double scale = 1.0);
 
 }  // namespace qlora

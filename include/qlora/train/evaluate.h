@@ -16,13 +16,14 @@ struct RowLoss {
 };
 
 struct SetLoss {
-  std::vector<RowLoss> rows;  // in the set's order
-  std::int64_t arena_bytes = 0;
-  double mean() const;  // over all tokens; 0 where there is none
+  std::vector<RowLoss> rows;    // in the set's order
+  std::int64_t more_bytes = 0;  // that were taken beyond `arena`
+  double mean() const;          // over all tokens; 0 where there is none
 };
 
 // Runs the set in its order, `batch_size` rows at a time. `progress` hears of the rows done so far; may be empty.
+// `arena` is overwritten (see ProgramCache).
 SetLoss evaluate_loss(Decoder& decoder, const PreparedSet& set, std::int64_t batch_size,
-                      const std::function<void(std::int64_t)>& progress = {});
+                      const std::function<void(std::int64_t)>& progress = {}, const at::Tensor& arena = {});
 
 }  // namespace qlora

@@ -13,6 +13,7 @@
 
 #include "qlora/nn/parameters.h"
 #include "qlora/train/adamw_layout.h"
+#include "qlora/train/options.h"
 
 namespace qlora {
 
@@ -25,6 +26,9 @@ struct AdamWSettings {
   bool paged = false;         // on a GPU: moments in pinned host memory, through two buffers of the device
   double lora_b_rate = 1.0;   // LoRA+ (Hayou et al. 2024): times the learning rate, for every lora_B
 };
+
+// The optimizer that `optim` and its companions ask for.
+AdamWSettings adamw_settings(const TrainOptions& options);
 
 // The moments of all parameters: fp32 for some (wide), 8-bit codes for others (narrow).
 struct AdamWMoments {
@@ -61,6 +65,9 @@ class AdamW {
   std::int64_t failed_step() const;
 
   std::int64_t steps() const { return steps_; }
+
+  // After a step that found NaN or Inf: `steps` were applied, the next one is tried anew.
+  void forget_failure(std::int64_t steps);
 
   // The moments by the names that checkpoints have: exp_avg and exp_avg_sq in fp32, and with 8 bits exp_avg_codes,
   // exp_avg_absmax, exp_avg_sq_codes, exp_avg_sq_absmax. They are the optimizer's own; valid until the next step.

@@ -32,6 +32,9 @@ struct TrainerSettings {
   std::function<void(const std::filesystem::path&)> save_model;
   // Called once a checkpoint of the step stands on the disk; may be empty.
   std::function<void(std::int64_t step)> on_saved;
+  // What the loss is multiplied with before backward, and gradients are divided by before they are used. It is halved
+  // where gradients overflow, and the step runs again. Unset: 65536 in float16, whose small gradients vanish, else 1.
+  std::optional<double> loss_scale;
   // Further scores of an evaluation, by name ("eval_spider_execution"); may be empty.
   std::function<Json()> on_eval;
 };
@@ -46,9 +49,6 @@ struct TrainingResult {
 
   Json to_json(const std::string& output_dir) const;
 };
-
-// The optimizer that `optim` and its companions ask for.
-AdamWSettings adamw_settings(const TrainOptions& options);
 
 // The keys in which a run differs from an earlier one of this identity.
 std::vector<std::string> changed_keys(const Json& earlier, const Json& now);
@@ -87,6 +87,7 @@ class Trainer {
   void step(StepRows rows);
   void settle(std::size_t left);
   void settle_oldest();
+  void repeat_at_lower_scale(PendingStep failed);
   [[noreturn]] void report_divergence(const StepRows& rows, const StepMetrics& metrics);
   void log(const StepMetrics& metrics);
   void evaluate();
@@ -109,9 +110,8 @@ class Trainer {
   const PreparedSet* eval_;
   TrainerSettings settings_;
   AdamW optimizer_;
-  std::int64_t optimizer_bytes_ = 0;  // on the device
   Batcher batcher_;
-  std::vector<LargestBatch> largest_;
+  RunPlan plan_;
   std::unique_ptr<ProgramCache> programs_;
   std::unique_ptr<ProgramRunner> runner_;
   std::deque<PendingStep> pending_;
@@ -126,6 +126,8 @@ class Trainer {
   double loss_sum_ = 0.0, seconds_ = 0.0;
   double window_loss_ = 0.0;  // since the last log
   std::int64_t window_steps_ = 0;
+  double loss_scale_ = 1.0;
+  std::int64_t steps_at_scale_ = 0;
   std::optional<double> eval_loss_, best_score_;
   std::int64_t best_step_ = 0, evaluations_without_best_ = 0;
   bool evaluation_due_ = false;  // a signal came before it
@@ -135,6 +137,7 @@ class Trainer {
   double last_loss_ = 0.0;
   std::int64_t last_saved_ = -1;
   std::int64_t peak_bytes_ = 0;
+  double used_gib_ = 0.0;  // by the process; on a GPU what the card has lost
 };
 
 }  // namespace qlora

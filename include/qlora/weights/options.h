@@ -20,7 +20,8 @@ enum class MatmulDtype { kAuto, kFp8 };
 enum class QuantType { kNf4, kFp4 };
 
 struct ModelOptions {
-  std::string model_name_or_path;    // a folder in Hugging Face layout
+  std::string model_name_or_path;  // a folder in Hugging Face layout, or a name on the Hub
+  std::string model_revision = "main";
   Method method = Method::kQlora;    // train only; it decides what load_in_4bit then is
   std::optional<bool> load_in_4bit;  // unset: as `method` says (train), as the adapter was trained (eval, chat)
   QuantType bnb_4bit_quant_type = QuantType::kNf4;

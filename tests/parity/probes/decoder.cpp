@@ -4,6 +4,7 @@
 //   recompute  the same, greedy, the whole row again for each token
 //   gradients  rows [[ids, labels]], out FILE.safetensors: the gradient of each parameter, loss the mean over labels;
 //              accumulation: in so many micro-batches; keep: all | expensive | input
+//              device, dtype: as the config's keys (cpu, float32)
 //   sample     logits [[number]], options, seen [id], seed, draws: prints how often each token was drawn for each row
 #include <iostream>
 #include <map>
@@ -27,7 +28,7 @@ using Ids = std::vector<std::int32_t>;
 class Tensors {
  public:
   void add(const std::string& name, const at::Tensor& tensor) {
-    kept_.push_back(tensor.to(at::kFloat).contiguous());
+    kept_.push_back(tensor.to(at::kCPU, at::kFloat).contiguous());
     views_[name] = to_host_tensor(kept_.back());
   }
   void write(const std::string& path) const { write_safetensors(path, views_); }
@@ -45,6 +46,8 @@ struct Model {
 Model open_model(const Json& command) {
   BaseSettings settings;
   settings.quantize = command.value("quantize", false);
+  settings.device = choose_device(command.value("device", "cpu"));
+  settings.dtype = command.value("dtype", "float32") == "bfloat16" ? at::kBFloat16 : at::kFloat;
   Model model{std::make_unique<BaseModel>(command.at("model").get<std::string>(), settings), nullptr};
   model.decoder = command.contains("adapter")
                       ? model.base->decoder(load_lora_adapter(command.at("adapter").get<std::string>()), 0)
@@ -159,13 +162,14 @@ void gradients(const Json& command) {
   const auto targets = static_cast<std::int64_t>(pack(rows).targets.size());
   const auto& blocks = model.decoder->blocks(HeadKind::kLoss);
   const Keep keep = read_keep(command.value("keep", "all"));
-  ProgramCache cache(blocks, Pass::kTraining, uniform_keep(blocks, keep), at::kCPU);
+  ProgramCache cache(blocks, Pass::kTraining, uniform_keep(blocks, keep), model.decoder->device());
   const std::size_t parts = command.value("accumulation", std::size_t{1});
   for (std::size_t m = 0; m < parts; ++m) {
     const auto at = [&](std::size_t part) {
       return rows.begin() + static_cast<std::ptrdiff_t>(part * rows.size() / parts);
     };
-    const Batch batch = to_device_batch(pack({at(m), at(m + 1)}), targets, 0, /*training=*/true, at::kCPU);
+    const Batch batch =
+        to_device_batch(pack({at(m), at(m + 1)}), targets, 0, /*training=*/true, model.decoder->device());
     cache.program_for(batch).run(batch);
   }
   Tensors out;

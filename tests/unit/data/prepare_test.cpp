@@ -334,6 +334,20 @@ TEST_F(FilesTest, FoldersGiveTheFilesOfTheirSplit) {
   EXPECT_THAT(error_of<DataError>([&] { names("gold", Dataset::Role::kTraining); }), HasSubstr("the split 'gold'"));
 }
 
+TEST_F(FilesTest, WithoutNamesOfSplitsAllRowsTrain) {
+  for (const char* name : {"rows.json", "more.jsonl", "dataset_infos.json", ".hidden.json"}) {
+    folder_.write("d/" + std::string(name), rows_of_length({5}));
+  }
+  const std::string path = (folder_.path() / "d").string();
+  for (const char* split : {"", "train"}) {
+    const auto files = files_of(with_split(path, split), Dataset::Role::kTraining);
+    EXPECT_THAT(files, ElementsAre(folder_.path() / "d/more.jsonl", folder_.path() / "d/rows.json")) << split;
+  }
+  EXPECT_THROW(files_of(with_split(path, "test"), Dataset::Role::kTraining), DataError);
+  folder_.write("d/test.json", rows_of_length({5}));
+  EXPECT_THROW(files_of(with_split(path, "train"), Dataset::Role::kTraining), DataError);
+}
+
 TEST_F(FilesTest, WhatCannotBeReadIsNamed) {
   const auto open = [](const std::string& path, const std::string& split = "") {
     return [=] {
@@ -343,7 +357,7 @@ TEST_F(FilesTest, WhatCannotBeReadIsNamed) {
     };
   };
   EXPECT_THAT(error_of<DataError>(open("/nowhere/rows.jsonl")), HasSubstr("/nowhere/rows.jsonl: no such file"));
-  EXPECT_THAT(error_of<UsageError>(open("someone/rows")), HasSubstr("the Hub is not built yet"));
+  EXPECT_THAT(error_of<DataError>(open("rows")), HasSubstr("rows: no such file or folder"));
   EXPECT_THAT(error_of<UsageError>(open(folder_.write("a.csv", "x"))), HasSubstr("reading .csv is not built yet"));
   EXPECT_THAT(error_of<UsageError>(open(folder_.write("p/a.parquet", "x"))),
               HasSubstr("reading .parquet is not built yet"));

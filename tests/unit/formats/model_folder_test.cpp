@@ -144,6 +144,16 @@ TEST_F(ModelFolderTest, FollowsTheLinksOfTheHubsCache) {
     fs::create_symlink(fs::path("../../blobs") / file, snapshot / file);
   }
   EXPECT_TRUE(ModelFolder(snapshot).contains("a"));
+  // Large files may lie in blobs that all entries of the cache share, but nowhere else.
+  const fs::path blob = root_ / "models--a--b/blobs/model.safetensors";
+  fs::create_directories(root_ / "blobs/ab");
+  fs::rename(blob, root_ / "blobs/ab/abcd");
+  fs::create_symlink("../../blobs/ab/abcd", blob);
+  EXPECT_TRUE(ModelFolder(snapshot).contains("a"));
+  fs::rename(root_ / "blobs", root_ / "elsewhere");
+  fs::remove(blob);
+  fs::create_symlink("../../elsewhere/ab/abcd", blob);
+  EXPECT_THROW(ModelFolder{snapshot}, DataError);
 }
 
 TEST_F(ModelFolderTest, WritesShardsThatItReads) {

@@ -77,6 +77,8 @@ TEST(ModelConfig, RefusesRopeScalingInWordsThatNameTheField) {
               HasSubstr("'short_factor' has 2 numbers, needs 4"));
   EXPECT_THAT(refusal<DataError>("llama", {{"rope_scaling", {{"rope_type", "linear"}, {"factor", -2}}}}),
               HasSubstr("'factor' is -2: must be above 0"));
+  EXPECT_THAT(refusal<DataError>("llama", {{"rope_scaling", {{"rope_type", "llama3"}}}}),
+              HasSubstr("rope_scaling: 'factor' is missing"));
 }
 
 TEST(ModelConfig, TakesWhatReleasedModelsLeaveOut) {

@@ -77,6 +77,29 @@ TEST(WeightStore, CachesWhatFitsAndGivesTheSameNumbers) {
   EXPECT_EQ(without.bytes(), with.bytes());
 }
 
+TEST(WeightStore, PlansTheBytesThatItThenHolds) {
+  const std::int64_t first = 8 * 64 * 2;
+  for (const std::int64_t cache : {std::int64_t{0}, first, 4 * first}) {
+    WeightStore store = filled_store(cache);
+    const std::int64_t weights = store.planned_bytes(), scratch = store.planned_scratch_bytes();
+    for (const WeightStore::Group group : {0, 1}) store.materialize(group);
+    EXPECT_EQ(store.bytes(), weights);
+    EXPECT_EQ(store.scratch_bytes(), scratch);
+  }
+}
+
+TEST(WeightStore, KeepsADenseTensorOfItsTypeAsItIs) {
+  WeightStore store(at::kCPU, at::kFloat, {false, true, 0});
+  store.add({{"embedding", {3, 64}, false}});
+  const at::Tensor values = waves({3, 64});
+  store.put("embedding", values);
+  EXPECT_TRUE(store.materialize(0).is_same(values));
+  const at::Tensor part = waves({6, 64}).narrow(0, 0, 3);  // would keep all six rows in memory
+  store.put("embedding", part);
+  EXPECT_FALSE(store.materialize(0).is_alias_of(part));
+  EXPECT_TRUE(store.materialize(0).equal(part));
+}
+
 TEST(WeightStore, GivesItsCodesBack) {
   const WeightStore store = filled_store(0);
   expect_equal(store.codes("k"), nf4_quantize(to_host_tensor(waves({2, 64}, 0.5)), true));

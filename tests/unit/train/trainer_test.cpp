@@ -1,6 +1,7 @@
 // The training loop over a tiny model: what makes a step, when it evaluates, saves and stops, and where it refuses.
 #include "qlora/train/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -219,6 +220,27 @@ TEST(Trainer, TheLongestBatchIsTriedFirstAndChangesNothing) {
   EXPECT_EQ(lines[3].at("epoch"), 1.0);
 }
 
+TEST(Trainer, AScaledLossChangesNoNumberAndOverflowsRunAgain) {
+  std::vector<at::Tensor> values;
+  std::vector<std::vector<Json>> lines;
+  for (const double scale : {1.0, 65536.0, std::ldexp(1.0, 127)}) {  // the last makes the first loss infinite
+    TinyRun run;
+    run.settings.loss_scale = scale;
+    EXPECT_EQ(run.trainer().run().steps, 6);
+    values.push_back(run.decoder->parameters().values().clone());
+    lines.push_back(run.lines());
+  }
+  for (std::size_t i = 1; i < values.size(); ++i) {
+    EXPECT_TRUE(values[i].equal(values[0]));
+    ASSERT_EQ(lines[i].size(), lines[0].size());
+    for (std::size_t l = 0; l < lines[0].size(); ++l) {
+      for (const char* key : {"step", "loss", "grad_norm", "learning_rate"}) {
+        EXPECT_EQ(lines[i][l].at(key), lines[0][l].at(key)) << key;
+      }
+    }
+  }
+}
+
 TEST(Trainer, RecomputingChangesNoNumberAndTakesLessMemory) {
   std::vector<at::Tensor> values;
   std::vector<double> peaks;
@@ -255,21 +277,60 @@ TEST(Memory, TheLargestBatchesAreThoseThatNoOtherReaches) {
   }
 }
 
+std::int64_t count_of(const std::vector<Keep>& keep, Keep policy) {
+  return std::count(keep.begin(), keep.end(), policy);
+}
+
 TEST(Memory, AutoTakesTheFastestPolicyThatFits) {
   const auto decoder = tiny_decoder();
   const auto& blocks = decoder->blocks(HeadKind::kLoss);
   const std::vector<LargestBatch> batches = largest_batches(rows_of(kLengths), {4, 1, false, 0, true, 7}, 4);
-  const std::int64_t all = arena_bytes(blocks, Keep::kAll, batches);
-  const std::int64_t expensive = arena_bytes(blocks, Keep::kExpensive, batches);
-  const std::int64_t input = arena_bytes(blocks, Keep::kInputOnly, batches);
-  EXPECT_LE(input, expensive);
-  EXPECT_LT(expensive, all);
-  EXPECT_EQ(choose_keep(Checkpointing::kAuto, blocks, batches, all), Keep::kAll);
-  EXPECT_EQ(choose_keep(Checkpointing::kAuto, blocks, batches, all - 1), Keep::kExpensive);
-  EXPECT_EQ(choose_keep(Checkpointing::kAuto, blocks, batches, 0), Keep::kInputOnly);
-  EXPECT_EQ(choose_keep(Checkpointing::kOff, blocks, batches, 0), Keep::kAll);
-  EXPECT_EQ(choose_keep(Checkpointing::kOn, blocks, batches, all), Keep::kInputOnly);
+  const auto bytes = [&](const std::vector<Keep>& keep) { return activation_bytes(blocks, keep, batches).total(); };
+  const std::vector<Keep> all = uniform_keep(blocks, Keep::kAll);
+  const std::vector<Keep> expensive = uniform_keep(blocks, Keep::kExpensive);
+  const std::vector<Keep> input = uniform_keep(blocks, Keep::kInputOnly);
+  EXPECT_LE(bytes(input), bytes(expensive));
+  EXPECT_LT(bytes(expensive), bytes(all));
+  const auto chosen = [&](Checkpointing checkpointing, std::int64_t budget) {
+    return choose_keep(checkpointing, blocks, batches, budget);
+  };
+  EXPECT_EQ(chosen(Checkpointing::kAuto, bytes(all)), all);
+  EXPECT_EQ(count_of(chosen(Checkpointing::kAuto, bytes(all) - 1), Keep::kExpensive), 1);
+  EXPECT_EQ(chosen(Checkpointing::kAuto, bytes(expensive)), expensive);
+  EXPECT_EQ(chosen(Checkpointing::kAuto, 0), input);
+  EXPECT_EQ(chosen(Checkpointing::kOff, 0), all);
+  EXPECT_EQ(chosen(Checkpointing::kOn, bytes(all)), input);
   EXPECT_GT(free_memory(at::kCPU), 0);
+}
+
+TEST(Memory, ALimitIsKeptOrRefused) {
+  const auto decoder = tiny_decoder();
+  const PreparedSet set = rows_of(kLengths);
+  const BatchOptions batches{4, 1, false, 0, true, 7};
+  TrainOptions options;
+  const MemoryBytes free = plan_run(*decoder, options, set, batches, 4).bytes;
+  const auto gib = [](std::int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
+  options.max_memory_gib = gib(free.total() - 1);
+  const RunPlan limited = plan_run(*decoder, options, set, batches, 4);
+  EXPECT_LT(limited.bytes.total(), free.total());
+  EXPECT_GT(count_of(limited.keep, Keep::kExpensive), 0);
+  options.max_memory_gib = gib(free.total() - free.activations);
+  EXPECT_THROW(plan_run(*decoder, options, set, batches, 4), OutOfMemory);
+}
+
+TEST(Memory, MergedMicroBatchesKeepTheirRowsAndTheirPlaces) {
+  const PreparedSet set = rows_of(kLengths);
+  const StepRows step = Epoch(set, {2, 3, false, 0, true, 7}, 0).step(0);
+  ASSERT_EQ(step.micro_batches.size(), 3U);
+  const StepRows pairs = merged(step, 2);
+  ASSERT_EQ(pairs.micro_batches.size(), 2U);
+  EXPECT_EQ(pairs.targets, step.targets);
+  EXPECT_EQ(pairs.tokens, step.tokens);
+  const PackedBatch both = pairs.batch(set, 0);
+  EXPECT_EQ(both.rows, (std::vector<std::int32_t>{0, 1, 2, 3}));
+  EXPECT_EQ(pairs.batch(set, 1).set_rows, step.batch(set, 2).set_rows);
+  EXPECT_EQ(pairs.batch(set, 1).rows, step.batch(set, 2).rows);
+  EXPECT_EQ(merged(step, 1).micro_batches, step.micro_batches);
 }
 
 }  // namespace
