@@ -57,7 +57,6 @@ __global__ void __launch_bounds__(kWarps * 32, 1)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4;
   const int q = lane % 4;
-  constexpr int kUnroll = kAdapters * kTiles <= 2 ? 2 : 1;  // loads under way, as registers allow
   const Part part{static_cast<int>(blockIdx.y) / slices, static_cast<int>(blockIdx.y) % slices * 8 * kTiles};
   const std::int64_t first_token = static_cast<std::int64_t>(blockIdx.x) * kTokens + g;
 
@@ -78,7 +77,6 @@ __global__ void __launch_bounds__(kWarps * 32, 1)
   }
 
   float sums[kAdapters * kRowTiles * kTiles][4] = {};
-#pragma unroll kUnroll
   for (int first = warp * kFeatures; first < in; first += kWarps * kFeatures) {
     const int feature = first + 8 * q;
     uint4 rows[2 * kRowTiles];

@@ -10,7 +10,7 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kTokens = 16;
 constexpr int kFeatures = 64;
-constexpr std::int64_t kMultiprocessors = 132;
+constexpr int kTilesOfWarp = 4;
 
 // The adapter whose features a block has, and the first of them. Each adapter's last block may be a part.
 struct Place {
@@ -34,7 +34,7 @@ __device__ __forceinline__ Place place_of_block(const LoraOutputs<T>& outputs) {
 template <class T, int kTiles>
 __global__ void __launch_bounds__(kWarps * 32)
     lora_up_kernel(const T* __restrict__ u, const LoraOutputs<T> outputs, const T* residual, T* y, std::int64_t tokens,
-                   int ranks, std::int64_t columns, int tiles_of_warp) {
+                   int ranks, std::int64_t columns) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4;
@@ -58,9 +58,9 @@ __global__ void __launch_bounds__(kWarps * 32)
     }
   }
 
-  const std::int64_t first = (static_cast<std::int64_t>(blockIdx.y) * tiles_of_warp * kWarps + warp) * kTokens;
+  const std::int64_t first = (static_cast<std::int64_t>(blockIdx.y) * kTilesOfWarp * kWarps + warp) * kTokens;
 #pragma unroll 1
-  for (int n = 0; n < tiles_of_warp; ++n) {
+  for (int n = 0; n < kTilesOfWarp; ++n) {
     const std::int64_t token = first + n * kWarps * kTokens;
     std::uint32_t low_rank[kTiles][2];
 #pragma unroll
@@ -106,13 +106,10 @@ cudaError_t lora_up(const T* u, const LoraOutputs<T>& outputs, const T* residual
     most = std::max(most, outputs.of[i].rank);
     blocks += (outputs.of[i].out + kFeatures - 1) / kFeatures;
   }
-  // A warp keeps b for several tiles of tokens, where there are enough to occupy the GPU.
-  const std::int64_t rounds = (tokens + kTokens * kWarps - 1) / (kTokens * kWarps);
-  const std::int64_t tiles = std::clamp<std::int64_t>(rounds * blocks / (4 * kMultiprocessors), 1, 4);
-  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>((rounds + tiles - 1) / tiles));
+  constexpr std::int64_t kTokensOfBlock = kTokens * kWarps * kTilesOfWarp;
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>((tokens + kTokensOfBlock - 1) / kTokensOfBlock));
   const auto kernel = most <= 16 ? lora_up_kernel<T, 2> : most <= 32 ? lora_up_kernel<T, 4> : lora_up_kernel<T, 8>;
-  kernel<<<grid, kWarps * 32, 0, stream>>>(u, outputs, residual, y, tokens, static_cast<int>(ranks), columns,
-                                           static_cast<int>(tiles));
+  kernel<<<grid, kWarps * 32, 0, stream>>>(u, outputs, residual, y, tokens, static_cast<int>(ranks), columns);
   return cudaGetLastError();
 }
 
