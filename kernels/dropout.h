@@ -13,7 +13,7 @@ struct DropoutMask {
   const std::uint32_t* step;      // the optimizer step
   std::uint32_t seed;             // both halves of the seed, exclusive-or
   std::uint32_t linear;
-  std::uint32_t threshold;  // p * 2^32: an element is kept where its random number is at least this
+  std::uint32_t threshold;  // p * 2^16: an element is kept where its random number of 16 bits is at least this
   float scale;              // 1 / (1 - p)
 };
 

@@ -7,7 +7,7 @@ namespace {
 // A block a row. The second read of the row comes from the cache.
 template <class T, int V>
 __global__ void rms_norm_kernel(const T* __restrict__ x, const T* __restrict__ weight, T* y, float* inverse,
-                                std::int64_t columns, float epsilon) {
+                                std::int64_t columns, float epsilon, float offset) {
   __shared__ float shared[32];
   const std::int64_t row = blockIdx.x;
   const T* in = x + row * columns;
@@ -25,7 +25,10 @@ __global__ void rms_norm_kernel(const T* __restrict__ x, const T* __restrict__ w
     const auto w = Pack<T, V>::load(weight + c);
     Pack<T, V> out;
 #pragma unroll
-    for (int i = 0; i < V; ++i) out.set(i, rounded<T>(pack[i] * inv) * w[i]);
+    for (int i = 0; i < V; ++i) {
+      const float n = pack[i] * inv;
+      out.set(i, offset == 0.0F ? rounded<T>(n) * w[i] : n * (offset + w[i]));
+    }
     out.store(y + row * columns + c);
   }
 }
@@ -33,7 +36,7 @@ __global__ void rms_norm_kernel(const T* __restrict__ x, const T* __restrict__ w
 template <class T, int V>
 __global__ void rms_norm_backward_kernel(const T* __restrict__ x, const T* __restrict__ weight,
                                          const float* __restrict__ inverse, const T* d_y, T* d_x, std::int64_t columns,
-                                         bool accumulate) {
+                                         float offset, bool accumulate) {
   __shared__ float shared[32];
   const std::int64_t begin = blockIdx.x * columns;
   const float inv = inverse[blockIdx.x];
@@ -43,7 +46,7 @@ __global__ void rms_norm_backward_kernel(const T* __restrict__ x, const T* __res
     const auto d = Pack<T, V>::load(d_y + begin + c);
     const auto w = Pack<T, V>::load(weight + c);
 #pragma unroll
-    for (int i = 0; i < V; ++i) product += d[i] * w[i] * (in[i] * inv);
+    for (int i = 0; i < V; ++i) product += d[i] * (offset + w[i]) * (in[i] * inv);
   }
   const float mean = block_sum(product, shared) / static_cast<float>(columns);
   for (std::int64_t c = threadIdx.x * V; c < columns; c += blockDim.x * V) {
@@ -54,7 +57,7 @@ __global__ void rms_norm_backward_kernel(const T* __restrict__ x, const T* __res
     if (accumulate) out = Pack<T, V>::load(d_x + begin + c);
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      const float g = inv * (d[i] * w[i] - in[i] * inv * mean);
+      const float g = inv * (d[i] * (offset + w[i]) - in[i] * inv * mean);
       out.set(i, accumulate ? out[i] + g : g);
     }
     out.store(d_x + begin + c);
@@ -70,37 +73,40 @@ int threads_for(std::int64_t columns, int pack) {
 
 template <class T>
 cudaError_t rms_norm(const T* x, const T* weight, T* y, float* inverse, std::int64_t rows, std::int64_t columns,
-                     float epsilon, cudaStream_t stream) {
+                     float epsilon, float offset, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   const auto grid = static_cast<unsigned>(rows);
   if (columns % kPack<T> == 0 && aligned(x) && aligned(weight) && aligned(y)) {
     rms_norm_kernel<T, kPack<T>>
-        <<<grid, threads_for(columns, kPack<T>), 0, stream>>>(x, weight, y, inverse, columns, epsilon);
+        <<<grid, threads_for(columns, kPack<T>), 0, stream>>>(x, weight, y, inverse, columns, epsilon, offset);
   } else {
-    rms_norm_kernel<T, 1><<<grid, threads_for(columns, 1), 0, stream>>>(x, weight, y, inverse, columns, epsilon);
+    rms_norm_kernel<T, 1>
+        <<<grid, threads_for(columns, 1), 0, stream>>>(x, weight, y, inverse, columns, epsilon, offset);
   }
   return cudaGetLastError();
 }
 
 template <class T>
 cudaError_t rms_norm_backward(const T* x, const T* weight, const float* inverse, const T* d_y, T* d_x,
-                              std::int64_t rows, std::int64_t columns, bool accumulate, cudaStream_t stream) {
+                              std::int64_t rows, std::int64_t columns, float offset, bool accumulate,
+                              cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   const auto grid = static_cast<unsigned>(rows);
   if (columns % kPack<T> == 0 && aligned(x) && aligned(weight) && aligned(d_y) && aligned(d_x)) {
-    rms_norm_backward_kernel<T, kPack<T>>
-        <<<grid, threads_for(columns, kPack<T>), 0, stream>>>(x, weight, inverse, d_y, d_x, columns, accumulate);
+    rms_norm_backward_kernel<T, kPack<T>><<<grid, threads_for(columns, kPack<T>), 0, stream>>>(
+        x, weight, inverse, d_y, d_x, columns, offset, accumulate);
   } else {
     rms_norm_backward_kernel<T, 1>
-        <<<grid, threads_for(columns, 1), 0, stream>>>(x, weight, inverse, d_y, d_x, columns, accumulate);
+        <<<grid, threads_for(columns, 1), 0, stream>>>(x, weight, inverse, d_y, d_x, columns, offset, accumulate);
   }
   return cudaGetLastError();
 }
 
 #define INSTANTIATE(T)                                                                                               \
-  template cudaError_t rms_norm(const T*, const T*, T*, float*, std::int64_t, std::int64_t, float, cudaStream_t);    \
+  template cudaError_t rms_norm(const T*, const T*, T*, float*, std::int64_t, std::int64_t, float, float,            \
+                                cudaStream_t);                                                                       \
   template cudaError_t rms_norm_backward(const T*, const T*, const float*, const T*, T*, std::int64_t, std::int64_t, \
-                                         bool, cudaStream_t);
+                                         float, bool, cudaStream_t);
 QLORA_FOR_COMPUTE_TYPES(INSTANTIATE)
 
 }  // namespace qlora::kernels

@@ -1,5 +1,7 @@
 #include "qlora/nn/dropout.h"
 
+#include <cmath>
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
@@ -14,6 +16,7 @@ constexpr std::uint32_t kMultiplierA = 0xD2511F53U;
 constexpr std::uint32_t kMultiplierB = 0xCD9E8D57U;
 constexpr std::uint32_t kWeylA = 0x9E3779B9U;
 constexpr std::uint32_t kWeylB = 0xBB67AE85U;
+constexpr int kRounds = 7;
 
 struct Token {
   std::uint32_t row = 0;
@@ -30,25 +33,28 @@ std::vector<Token> tokens_of(const Batch& batch) {
   return tokens;
 }
 
-// One token's factors: 0 or 1 / (1 - p), features in fours.
+// One token's factors: 0 or 1 / (1 - p), features in eights.
 void fill_mask(float* mask, std::int64_t features, Token token, const DropoutKey& key, std::uint64_t step, double p) {
-  const auto threshold = static_cast<std::uint32_t>(p * 4294967296.0);
+  const std::uint32_t threshold = dropout_threshold(p);
   const auto scale = static_cast<float>(1.0 / (1.0 - p));
   const std::array<std::uint32_t, 2> philox_key{
       static_cast<std::uint32_t>(key.seed) ^ static_cast<std::uint32_t>(key.seed >> 32U),
       static_cast<std::uint32_t>(step)};
-  for (std::int64_t f = 0; f < features; f += 4) {
-    const auto bits = philox({static_cast<std::uint32_t>(f / 4), token.position, token.row, key.linear}, philox_key);
-    for (std::int64_t i = 0; i < 4 && f + i < features; ++i) {
-      mask[f + i] = bits[static_cast<std::size_t>(i)] >= threshold ? scale : 0.0F;
+  for (std::int64_t f = 0; f < features; f += 8) {
+    const auto bits =
+        philox({static_cast<std::uint32_t>(f / 8), token.position, token.row, key.linear}, philox_key, kRounds);
+    for (std::int64_t i = 0; i < 8 && f + i < features; ++i) {
+      const std::uint32_t number = bits[static_cast<std::size_t>(i / 2)] >> (16 * (i % 2)) & 0xffffU;
+      mask[f + i] = number >= threshold ? scale : 0.0F;
     }
   }
 }
 
 }  // namespace
 
-std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
-  for (int round = 0; round < 10; ++round) {
+std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key,
+                                    int rounds) {
+  for (int round = 0; round < rounds; ++round) {
     const std::uint64_t a = static_cast<std::uint64_t>(kMultiplierA) * counter[0];
     const std::uint64_t b = static_cast<std::uint64_t>(kMultiplierB) * counter[2];
     counter = {static_cast<std::uint32_t>(b >> 32U) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(b),
@@ -56,6 +62,10 @@ std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::a
     key = {key[0] + kWeylA, key[1] + kWeylB};
   }
   return counter;
+}
+
+std::uint32_t dropout_threshold(double p) {
+  return static_cast<std::uint32_t>(std::lround(p * 65536.0));
 }
 
 void apply_dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p,

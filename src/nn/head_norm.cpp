@@ -4,6 +4,7 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/rsqrt.h>
 
+#include "qlora/nn/kernels.h"
 #include "qlora/nn/rms_norm.h"
 
 namespace qlora {
@@ -22,6 +23,11 @@ OperationTraits HeadNorm::traits() const {
   return traits;
 }
 
+gpu::HeadNorms HeadNorm::norms() const {
+  return {spec_.heads,   spec_.kv_heads, spec_.head_dim, spec_.query_weight.get(), spec_.key_weight.get(),
+          spec_.epsilon, spec_.offset};
+}
+
 at::Tensor HeadNorm::heads_of(const at::Tensor& x, const Part& part) const {
   return x.narrow(1, part.first_head * spec_.head_dim, part.heads * spec_.head_dim)
       .view({x.size(0), part.heads, spec_.head_dim});
@@ -36,6 +42,7 @@ at::Tensor HeadNorm::gain(const Weight& weight) const {
 }
 
 void HeadNorm::forward(const Batch&, const OperationViews& v) {
+  if (gpu::serves(v.out)) return gpu::head_norm(v.in[0], norms(), v.out, v.buffers[0]);
   for (const Part& part :
        {Part{0, spec_.heads, spec_.query_weight}, Part{spec_.heads, spec_.kv_heads, spec_.key_weight}}) {
     const at::Tensor x = heads_of(v.in[0], part).to(accumulation_dtype(dtype_));
@@ -66,6 +73,12 @@ void HeadNorm::differentiate(const OperationViews& v, const Part& part) const {
 
 // The gradient may lie on the input itself: each part is read before it is written.
 void HeadNorm::backward(const Batch&, const OperationViews& v) {
+  if (gpu::serves(v.d_out) && !trainable()) {
+    if (v.d_in[0].defined()) {
+      gpu::head_norm_backward(v.in[0], norms(), v.buffers[0], v.d_out, v.d_in[0], v.accumulate[0]);
+    }
+    return;
+  }
   differentiate(v, {0, spec_.heads, spec_.query_weight});
   differentiate(v, {spec_.heads, spec_.kv_heads, spec_.key_weight});
   if (!v.d_in[0].defined()) return;

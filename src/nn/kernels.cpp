@@ -4,11 +4,17 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
+#include <ATen/cuda/CUDAContextLight.h>
 #include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include "kernels/cross_entropy.h"
 #include "kernels/dropout.h"
+#include "kernels/head_norm.h"
+#include "kernels/lora.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/swiglu.h"
@@ -56,6 +62,16 @@ T* data(const at::Tensor& x) {
   return static_cast<T*>(x.data_ptr());
 }
 
+kernels::DropoutMask mask_of(const Batch& batch, const DropoutKey& key, double p) {
+  return {data<std::int32_t>(batch.token_rows),
+          data<std::int64_t>(batch.positions),
+          static_cast<const std::uint32_t*>(batch.step_number.data_ptr()),
+          static_cast<std::uint32_t>(key.seed) ^ static_cast<std::uint32_t>(key.seed >> 32U),
+          key.linear,
+          dropout_threshold(p),
+          static_cast<float>(1.0 / (1.0 - p))};
+}
+
 }  // namespace
 
 bool serves(at::Device device, Dtype dtype) {
@@ -63,20 +79,51 @@ bool serves(at::Device device, Dtype dtype) {
 }
 
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, const at::Tensor& inverse,
-              double epsilon) {
+              double epsilon, double offset) {
   launch_for(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     return kernels::rms_norm(data<T>(x), data<T>(weight), data<T>(y), data<float>(inverse), x.size(0), x.size(1),
-                             static_cast<float>(epsilon), stream());
+                             static_cast<float>(epsilon), static_cast<float>(offset), stream());
   });
 }
 
 void rms_norm_backward(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse, const at::Tensor& d_y,
-                       const at::Tensor& d_x, bool accumulate) {
+                       const at::Tensor& d_x, double offset, bool accumulate) {
   launch_for(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     return kernels::rms_norm_backward(data<T>(x), data<T>(weight), data<float>(inverse), data<T>(d_y), data<T>(d_x),
-                                      x.size(0), x.size(1), accumulate, stream());
+                                      x.size(0), x.size(1), static_cast<float>(offset), accumulate, stream());
+  });
+}
+
+namespace {
+
+template <class T>
+kernels::HeadNorms<T> norms_of(const HeadNorms& n) {
+  return {n.heads,
+          n.kv_heads,
+          n.head_dim,
+          data<T>(n.query_weight),
+          data<T>(n.key_weight),
+          static_cast<float>(n.epsilon),
+          static_cast<float>(n.offset)};
+}
+
+}  // namespace
+
+void head_norm(const at::Tensor& x, const HeadNorms& norms, const at::Tensor& y, const at::Tensor& inverse) {
+  launch_for(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    return kernels::head_norm(data<T>(x), norms_of<T>(norms), data<T>(y), data<float>(inverse), x.size(0), stream());
+  });
+}
+
+void head_norm_backward(const at::Tensor& x, const HeadNorms& norms, const at::Tensor& inverse, const at::Tensor& d_y,
+                        const at::Tensor& d_x, bool accumulate) {
+  launch_for(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    return kernels::head_norm_backward(data<T>(x), norms_of<T>(norms), data<float>(inverse), data<T>(d_y), data<T>(d_x),
+                                       x.size(0), accumulate, stream());
   });
 }
 
@@ -106,16 +153,101 @@ void swiglu_backward(const at::Tensor& x, const at::Tensor& d_y, const at::Tenso
 
 void dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p,
              bool accumulate) {
-  const kernels::DropoutMask mask{data<std::int32_t>(batch.token_rows),
-                                  data<std::int64_t>(batch.positions),
-                                  static_cast<const std::uint32_t*>(batch.step_number.data_ptr()),
-                                  static_cast<std::uint32_t>(key.seed) ^ static_cast<std::uint32_t>(key.seed >> 32U),
-                                  key.linear,
-                                  static_cast<std::uint32_t>(p * 4294967296.0),
-                                  static_cast<float>(1.0 / (1.0 - p))};
+  const kernels::DropoutMask mask = mask_of(batch, key, p);
   launch_for(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     return kernels::dropout(data<T>(x), data<T>(out), mask, x.size(0), x.size(1), accumulate, stream());
+  });
+}
+
+namespace {
+
+// Rows may lie apart.
+template <class T>
+T* rows(const at::Tensor& x) {
+  TORCH_CHECK(x.dim() == 2 && (x.stride(1) == 1 || x.size(1) == 1), "kernels take rows without gaps");
+  return static_cast<T*>(x.data_ptr());
+}
+
+bool has_tensor_cores(at::Device device) {
+  if (c10::cuda::device_count() == 0) return true;  // planned for another machine
+  return at::cuda::getDeviceProperties(device.index() < 0 ? c10::DeviceIndex{0} : device.index())->major >= 8;
+}
+
+template <class T>
+kernels::LoraAdapters<T> adapters_of(const std::vector<LoraDown>& adapters, const Batch& batch) {
+  kernels::LoraAdapters<T> made{};
+  made.count = static_cast<int>(adapters.size());
+  for (std::size_t i = 0; i < adapters.size(); ++i) {
+    const LoraDown& from = adapters[i];
+    made.of[i] = {
+        data<T>(from.a), from.d_a.defined() ? data<float>(from.d_a) : nullptr, static_cast<int>(from.a.size(0)),
+        static_cast<int>(from.column),
+        batch.training && from.dropout > 0.0 ? mask_of(batch, from.key, from.dropout) : kernels::DropoutMask{}};
+  }
+  return made;
+}
+
+// As launch_for, for the types that tensor cores multiply.
+template <class Launch>
+void launch_for_halves(Dtype dtype, const Launch& launch) {
+  if (dtype == at::kHalf) {
+    C10_CUDA_CHECK(launch(__half{}));
+  } else {
+    TORCH_CHECK(dtype == at::kBFloat16, "no kernels for ", dtype);
+    C10_CUDA_CHECK(launch(__nv_bfloat16{}));
+  }
+}
+
+}  // namespace
+
+bool serves_lora(at::Device device, Dtype dtype, std::int64_t in, const std::vector<std::int64_t>& ranks) {
+  const auto whole = [](std::int64_t rank) { return rank % 8 == 0; };
+  return serves(device, dtype) && dtype != at::kFloat && in % 8 == 0 &&
+         ranks.size() <= static_cast<std::size_t>(kernels::kMostLoraAdapters) &&
+         std::all_of(ranks.begin(), ranks.end(), whole) && has_tensor_cores(device);
+}
+
+void lora_down(const at::Tensor& x, const std::vector<LoraDown>& adapters, const Batch& batch, const at::Tensor& u) {
+  launch_for_halves(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    return kernels::lora_down<T>(rows<T>(x), x.stride(0), adapters_of<T>(adapters, batch), data<T>(u), x.size(0),
+                                 x.size(1), u.size(1), stream());
+  });
+}
+
+std::int64_t lora_workspace(std::int64_t tokens, std::int64_t in, std::int64_t ranks) {
+  return kernels::lora_workspace(tokens, in, ranks);
+}
+
+void lora_down_backward(const at::Tensor& x, const at::Tensor& d_u, const std::vector<LoraDown>& adapters,
+                        const Batch& batch, const at::Tensor& d_x, bool accumulate, const at::Tensor& workspace) {
+  launch_for_halves(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    return kernels::lora_down_backward<T>(rows<T>(x), x.stride(0), data<T>(d_u), adapters_of<T>(adapters, batch),
+                                          d_x.defined() ? rows<T>(d_x) : nullptr, d_x.defined() ? d_x.stride(0) : 0,
+                                          accumulate, data<float>(workspace), x.size(0), x.size(1), d_u.size(1),
+                                          stream());
+  });
+}
+
+void lora_up(const at::Tensor& u, const std::vector<LoraUp>& adapters, const at::Tensor& residual,
+             const at::Tensor& y) {
+  launch_for_halves(y.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    kernels::LoraOutputs<T> outputs{};
+    outputs.count = static_cast<int>(adapters.size());
+    for (std::size_t i = 0; i < adapters.size(); ++i) {
+      const LoraUp& from = adapters[i];
+      outputs.of[i] = {data<T>(from.b),
+                       static_cast<int>(from.b.size(1)),
+                       static_cast<int>(from.column),
+                       static_cast<int>(from.begin),
+                       static_cast<int>(from.b.size(0)),
+                       static_cast<float>(from.scale)};
+    }
+    return kernels::lora_up<T>(data<T>(u), outputs, residual.defined() ? data<T>(residual) : nullptr, data<T>(y),
+                               y.size(0), u.size(1), y.size(1), stream());
   });
 }
 
@@ -144,6 +276,12 @@ void zero_tail(const at::Tensor& x, const at::Tensor& bounds) {
 bool serves(at::Device, Dtype) {
   return false;
 }
+bool serves_lora(at::Device, Dtype, std::int64_t, const std::vector<std::int64_t>&) {
+  return false;
+}
+std::int64_t lora_workspace(std::int64_t, std::int64_t, std::int64_t) {
+  return 0;
+}
 
 namespace {
 void absent() {
@@ -152,14 +290,21 @@ void absent() {
 }  // namespace
 
 // clang-format off
-void rms_norm(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, double) { absent(); }
+void rms_norm(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, double, double) { absent(); }
 void rms_norm_backward(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                       bool) { absent(); }
+                       double, bool) { absent(); }
+void head_norm(const at::Tensor&, const HeadNorms&, const at::Tensor&, const at::Tensor&) { absent(); }
+void head_norm_backward(const at::Tensor&, const HeadNorms&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                        bool) { absent(); }
 void rope(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, std::int64_t, std::int64_t,
           double) { absent(); }
 void swiglu(const at::Tensor&, const at::Tensor&) { absent(); }
 void swiglu_backward(const at::Tensor&, const at::Tensor&, const at::Tensor&, bool) { absent(); }
 void dropout(const at::Tensor&, const at::Tensor&, const Batch&, const DropoutKey&, double, bool) { absent(); }
+void lora_down(const at::Tensor&, const std::vector<LoraDown>&, const Batch&, const at::Tensor&) { absent(); }
+void lora_down_backward(const at::Tensor&, const at::Tensor&, const std::vector<LoraDown>&, const Batch&,
+                        const at::Tensor&, bool, const at::Tensor&) { absent(); }
+void lora_up(const at::Tensor&, const std::vector<LoraUp>&, const at::Tensor&, const at::Tensor&) { absent(); }
 void cross_entropy(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
 void scaled_sum(const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
 void zero_tail(const at::Tensor&, const at::Tensor&) { absent(); }

@@ -7,7 +7,7 @@
 namespace qlora {
 namespace {
 
-enum Buffer { kLowRank, kForwardDropped, kDLowRank, kBackwardDropped };
+enum Buffer { kLowRank, kForwardDropped, kDLowRank, kBackwardDropped, kWorkspace };
 
 // out += alpha * a b, where out may be wider than a and b.
 void add_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, double alpha) {
@@ -32,13 +32,55 @@ bool Projection::has_dropout() const {
   return false;
 }
 
+bool Projection::fuses_adapters(at::Device device) const {
+  std::vector<std::int64_t> ranks;
+  for (const LoraSegment& adapter : spec_.adapters) {
+    ranks.push_back(adapter.rank);
+    if (parameters_.infos()[static_cast<std::size_t>(adapter.a)].offset % 8 != 0) return false;  // read in packs
+  }
+  return !ranks.empty() && gpu::serves_lora(device, dtype_, spec_.in, ranks);
+}
+
+bool Projection::writes_whole_output(at::Device device) const {
+  std::int64_t end = 0;
+  for (const LoraSegment& adapter : spec_.adapters) {
+    const bool fits = adapter.begin == end && adapter.out % 8 == 0 && adapter.rank <= 64;
+    if (!fits || parameters_.infos()[static_cast<std::size_t>(adapter.b)].offset % 8 != 0) return false;
+    end += adapter.out;
+  }
+  return end == spec_.out && fuses_adapters(device);
+}
+
+std::vector<gpu::LoraDown> Projection::down_adapters() const {
+  std::vector<gpu::LoraDown> adapters;
+  std::int64_t column = 0;
+  for (const LoraSegment& s : spec_.adapters) {
+    adapters.push_back({parameters_.compute(s.a), parameters_.grad(s.a), column, s.dropout, s.key});
+    column += s.rank;
+  }
+  return adapters;
+}
+
+std::vector<gpu::LoraUp> Projection::up_adapters() const {
+  std::vector<gpu::LoraUp> adapters;
+  std::int64_t column = 0;
+  for (const LoraSegment& s : spec_.adapters) {
+    adapters.push_back({parameters_.compute(s.b), column, s.begin, s.scale});
+    column += s.rank;
+  }
+  return adapters;
+}
+
 OperationPlan Projection::plan(const BatchShape& shape) const {
   OperationPlan plan{{shape.tokens, spec_.out}, dtype_, {}};
-  const std::int64_t dropped = has_dropout() ? spec_.in : 0;
+  const bool fuses = has_dropout() && fuses_adapters(shape.device);
+  const std::int64_t dropped = has_dropout() && !fuses ? spec_.in : 0;
+  const std::int64_t workspace = fuses ? gpu::lora_workspace(shape.tokens, spec_.in, ranks_) : 0;
   plan.buffers = {{"low_rank", {shape.tokens, ranks_}, dtype_, Life::kSaved},
                   {"dropped", {shape.tokens, dropped}, dtype_, Life::kForwardScratch},
                   {"d_low_rank", {shape.tokens, ranks_}, dtype_, Life::kBackwardScratch},
-                  {"dropped", {shape.tokens, dropped}, dtype_, Life::kBackwardScratch}};
+                  {"dropped", {shape.tokens, dropped}, dtype_, Life::kBackwardScratch},
+                  {"workspace", {workspace}, at::kFloat, Life::kBackwardScratch}};
   return plan;
 }
 
@@ -61,35 +103,58 @@ void Projection::forward(const Batch& batch, const OperationViews& v) {
   GemmExtras extras;
   if (spec_.residual) extras.addend = v.in[1];
   if (spec_.bias) extras.bias = spec_.bias.get();
+  const bool adapts = !spec_.adapters.empty();
+  const bool adapters_first = adapts && writes_whole_output(v.out.device());
+  if (adapts) compute_low_rank(batch, v);
+  if (adapters_first) {  // y is written, and read by the frozen product: not read once more
+    gpu::lora_up(v.buffers[kLowRank], up_adapters(), extras.addend, v.out);
+    extras.addend = v.out;
+  }
   gemm(v.out, v.in[0], spec_.weight.get().t(), extras);
-  if (!spec_.adapters.empty()) add_adapters(batch, v);
+  if (adapts && !adapters_first) add_adapters(v);
 }
 
-void Projection::add_adapters(const Batch& batch, const OperationViews& v) {
-  const at::Tensor& low_rank = v.buffers[kLowRank];
-  const bool dropping = batch.training && has_dropout();
-  if (!dropping) gemm(low_rank, v.in[0], stacked_a().t());
+// out += scale * u B^T.
+void Projection::add_adapters(const OperationViews& v) {
   std::int64_t column = 0;
   for (const LoraSegment& adapter : spec_.adapters) {
-    const at::Tensor mine = low_rank.narrow(1, column, adapter.rank);
-    if (dropping) {
-      const bool mine_drops = adapter.dropout > 0.0;
-      if (mine_drops) apply_dropout(v.in[0], v.buffers[kForwardDropped], batch, adapter.key, adapter.dropout);
-      gemm(mine, mine_drops ? v.buffers[kForwardDropped] : v.in[0], parameters_.compute(adapter.a).t());
-    }
-    add_product(v.out.narrow(1, adapter.begin, adapter.out), mine, parameters_.compute(adapter.b).t(), adapter.scale);
+    add_product(v.out.narrow(1, adapter.begin, adapter.out), v.buffers[kLowRank].narrow(1, column, adapter.rank),
+                parameters_.compute(adapter.b).t(), adapter.scale);
+    column += adapter.rank;
+  }
+}
+
+// u = dropout(x) A^T. Without dropout one product of cuBLASLt is faster than the kernel.
+void Projection::compute_low_rank(const Batch& batch, const OperationViews& v) {
+  const at::Tensor& low_rank = v.buffers[kLowRank];
+  if (!batch.training || !has_dropout()) return gemm(low_rank, v.in[0], stacked_a().t());
+  if (fuses_adapters(low_rank.device())) return gpu::lora_down(v.in[0], down_adapters(), batch, low_rank);
+  std::int64_t column = 0;
+  for (const LoraSegment& adapter : spec_.adapters) {
+    const bool drops = adapter.dropout > 0.0;
+    if (drops) apply_dropout(v.in[0], v.buffers[kForwardDropped], batch, adapter.key, adapter.dropout);
+    gemm(low_rank.narrow(1, column, adapter.rank), drops ? v.buffers[kForwardDropped] : v.in[0],
+         parameters_.compute(adapter.a).t());
     column += adapter.rank;
   }
 }
 
 void Projection::backward(const Batch& batch, const OperationViews& v) {
-  const bool wants_input = v.d_in[0].defined();
-  if (!spec_.adapters.empty()) add_adapter_gradients(batch, v);  // reads the input, which d_in[0] may overwrite
+  const at::Tensor& d_x = v.d_in[0];
+  const bool adapts = !spec_.adapters.empty();
+  const bool fuses = adapts && has_dropout() && fuses_adapters(v.d_out.device());
   add_weight_gradients(v);
-  if (wants_input) {
-    const at::Tensor& d_x = v.d_in[0];
-    gemm(d_x, v.d_out, spec_.weight.get(), {1.0, v.accumulate[0] ? d_x : at::Tensor(), {}});
-    if (!spec_.adapters.empty()) add_adapters_backward(batch, v);
+  if (adapts) add_b_gradients(v);
+  // d_x may overwrite x: all that reads x comes first.
+  if (fuses) {
+    gpu::lora_down_backward(v.in[0], v.buffers[kDLowRank], down_adapters(), batch, d_x, v.accumulate[0],
+                            v.buffers[kWorkspace]);
+  } else if (adapts) {
+    add_a_gradients(batch, v);
+  }
+  if (d_x.defined()) {
+    gemm(d_x, v.d_out, spec_.weight.get(), {1.0, v.accumulate[0] || fuses ? d_x : at::Tensor(), {}});
+    if (adapts && !fuses) add_adapters_backward(batch, v);
   }
   if (spec_.residual && v.d_in[1].defined() && v.accumulate[1]) v.d_in[1].add_(v.d_out);
 }
@@ -112,26 +177,33 @@ void Projection::add_adapters_backward(const Batch& batch, const OperationViews&
   }
 }
 
-// With u = dropout(x) A^T: d_u = scale * d_y B, d_B += scale * d_y^T u, d_A += d_u^T dropout(x).
-void Projection::add_adapter_gradients(const Batch& batch, const OperationViews& v) {
+// d_u = scale * d_y B, d_B += scale * d_y^T u.
+void Projection::add_b_gradients(const OperationViews& v) {
   std::int64_t column = 0;
   for (const LoraSegment& adapter : spec_.adapters) {
     const at::Tensor d_out = v.d_out.narrow(1, adapter.begin, adapter.out);
-    const at::Tensor d_low_rank = v.buffers[kDLowRank].narrow(1, column, adapter.rank);
-    gemm(d_low_rank, d_out, parameters_.compute(adapter.b), {adapter.scale, {}, {}});
+    gemm(v.buffers[kDLowRank].narrow(1, column, adapter.rank), d_out, parameters_.compute(adapter.b),
+         {adapter.scale, {}, {}});
     add_product(parameters_.grad(adapter.b), d_out.t(), v.buffers[kLowRank].narrow(1, column, adapter.rank),
                 adapter.scale);
-    if (adapter.dropout > 0.0) {
-      apply_dropout(v.in[0], v.buffers[kBackwardDropped], batch, adapter.key, adapter.dropout);
-      add_product(parameters_.grad(adapter.a), d_low_rank.t(), v.buffers[kBackwardDropped], 1.0);
-    } else if (has_dropout()) {
-      add_product(parameters_.grad(adapter.a), d_low_rank.t(), v.in[0], 1.0);
-    }
     column += adapter.rank;
   }
+}
+
+// d_A += d_u^T dropout(x).
+void Projection::add_a_gradients(const Batch& batch, const OperationViews& v) {
   if (!has_dropout()) {
-    add_product(parameters_.stacked_grad(spec_.adapters.front().a, spec_.adapters.back().a), v.buffers[kDLowRank].t(),
-                v.in[0], 1.0);
+    return add_product(parameters_.stacked_grad(spec_.adapters.front().a, spec_.adapters.back().a),
+                       v.buffers[kDLowRank].t(), v.in[0], 1.0);
+  }
+  std::int64_t column = 0;
+  for (const LoraSegment& adapter : spec_.adapters) {
+    const bool drops = adapter.dropout > 0.0;
+    const at::Tensor& dropped = v.buffers[kBackwardDropped];
+    if (drops) apply_dropout(v.in[0], dropped, batch, adapter.key, adapter.dropout);
+    add_product(parameters_.grad(adapter.a), v.buffers[kDLowRank].narrow(1, column, adapter.rank).t(),
+                drops ? dropped : v.in[0], 1.0);
+    column += adapter.rank;
   }
 }
 

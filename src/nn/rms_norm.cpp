@@ -17,7 +17,7 @@ RmsNorm::RmsNorm(Weight weight, std::int64_t columns, double epsilon, Dtype dtyp
     : weight_(weight), columns_(columns), epsilon_(epsilon), dtype_(dtype), offset_(offset) {}
 
 bool RmsNorm::uses_kernels(at::Device device) const {
-  return offset_ == 0.0 && gpu::serves(device, dtype_);
+  return gpu::serves(device, dtype_);
 }
 
 OperationPlan RmsNorm::plan(const BatchShape& shape) const {
@@ -52,7 +52,7 @@ void RmsNorm::backward(const Batch&, const OperationViews& v) {
 
 void RmsNorm::normalize(const at::Tensor& x, const at::Tensor& y, const at::Tensor& inverse,
                         const at::Tensor& scratch) const {
-  if (uses_kernels(x.device())) return gpu::rms_norm(x, weight_.get(), y, inverse, epsilon_);
+  if (uses_kernels(x.device())) return gpu::rms_norm(x, weight_.get(), y, inverse, epsilon_, offset_);
   at::Tensor inv = inverse;
   at::Tensor wide = scratch;
   wide.copy_(x);
@@ -73,7 +73,7 @@ void RmsNorm::differentiate(const at::Tensor& x, const at::Tensor& d_y, const at
                             const at::Tensor& d_x, bool accumulate, const at::Tensor& scratch_a,
                             const at::Tensor& scratch_b, const at::Tensor& scratch_c) const {
   if (uses_kernels(x.device()) && !weight_.trainable()) {
-    if (d_x.defined()) gpu::rms_norm_backward(x, weight_.get(), inverse, d_y, d_x, accumulate);
+    if (d_x.defined()) gpu::rms_norm_backward(x, weight_.get(), inverse, d_y, d_x, offset_, accumulate);
     return;
   }
   at::Tensor g = scratch_a;

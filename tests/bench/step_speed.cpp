@@ -3,7 +3,7 @@
 //   step_speed SHAPE [key=value ...]   prints one JSON line: tokens/s, ms a step, losses, gradient norms
 // Keys: tokens (of a micro-batch, 4096), row (2048), accumulation (4), steps (6), dropout (0), graphs (1), cache (GiB
 // that may stay dequantized, 0), keep (all | expensive | input), dtype (bf16 | fp32), aten (1: without the kernels),
-// profile (1: time by kernel of one more step).
+// head_norms (1: of each query and key head, as Qwen3 has them), profile (1: time by kernel of one more step).
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -47,7 +47,7 @@ ModelConfig shape_of(const std::string& name) {
   };
   constexpr Row kShapes[] = {
       {"Tiny", "qwen2", 256, 2, 4, 2, 64, 512, 4096, true},
-      {"Qwen3-0.6B", "llama", 1024, 28, 16, 8, 128, 3072, 151936, true},  // without its norms of q and k
+      {"Qwen3-0.6B", "llama", 1024, 28, 16, 8, 128, 3072, 151936, true},  // see head_norms
       {"Qwen1.5-1.8B", "qwen2", 2048, 24, 16, 16, 128, 5504, 151936, false},
       {"Qwen3-1.7B", "llama", 2048, 28, 16, 8, 128, 6144, 151936, true},
       {"Llama-3.1-8B", "llama", 4096, 32, 32, 8, 128, 14336, 128256, false},
@@ -142,7 +142,8 @@ void measure(const std::string& name, const Options& options) {
   const std::int64_t tokens = number(options, "tokens", 4096);
   const std::int64_t accumulation = number(options, "accumulation", 4);
   const std::int64_t steps = number(options, "steps", 6);
-  const ModelConfig config = shape_of(name);
+  ModelConfig config = shape_of(name);
+  config.head_norms = number(options, "head_norms", 0) != 0;
   std::unique_ptr<gpu::AtenForms> aten;
   if (number(options, "aten", 0) != 0) aten = std::make_unique<gpu::AtenForms>();
   at::manual_seed(7);

@@ -1,6 +1,7 @@
 // Root-mean-square normalization of every query head and every key head by itself, as Qwen3 has it; values pass.
 #pragma once
 
+#include "qlora/nn/kernels.h"
 #include "qlora/nn/operation.h"
 #include "qlora/nn/weight.h"
 
@@ -33,6 +34,7 @@ class HeadNorm : public Operation {
   std::int64_t normed_heads() const { return spec_.heads + spec_.kv_heads; }
   at::Tensor heads_of(const at::Tensor& x, const Part& part) const;  // [tokens, heads, head_dim]
   at::Tensor values_of(const at::Tensor& x) const;
+  gpu::HeadNorms norms() const;
   at::Tensor gain(const Weight& weight) const;
   void differentiate(const OperationViews& views, const Part& part) const;
 

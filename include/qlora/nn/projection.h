@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "qlora/nn/dropout.h"
+#include "qlora/nn/kernels.h"
 #include "qlora/nn/operation.h"
 #include "qlora/nn/weight.h"
 
@@ -43,9 +44,18 @@ class Projection : public Operation {
 
  private:
   bool has_dropout() const;
-  void add_adapters(const Batch& batch, const OperationViews& views);
+  // Whether kernels serve that make masks in registers, for all adapters at once; else each adapter with dropout has
+  // products of a dropped copy of x.
+  bool fuses_adapters(at::Device device) const;
+  // Whether one kernel can write what the adapters add to all of y, which the frozen product is then added to.
+  bool writes_whole_output(at::Device device) const;
+  std::vector<gpu::LoraDown> down_adapters() const;
+  std::vector<gpu::LoraUp> up_adapters() const;
+  void compute_low_rank(const Batch& batch, const OperationViews& views);
+  void add_adapters(const OperationViews& views);
   void add_adapters_backward(const Batch& batch, const OperationViews& views);
-  void add_adapter_gradients(const Batch& batch, const OperationViews& views);
+  void add_b_gradients(const OperationViews& views);
+  void add_a_gradients(const Batch& batch, const OperationViews& views);
   void add_weight_gradients(const OperationViews& views);
   at::Tensor stacked_a() const;
 

@@ -12,7 +12,7 @@ namespace {
 
 using Counter = std::array<std::uint32_t, 4>;
 
-// The known answers that Random123 publishes for philox4x32 with 10 rounds.
+// The known answers that Random123 publishes for philox4x32 with 10 rounds, and one of its with 7.
 TEST(Philox, KnownAnswers) {
   constexpr std::uint32_t kOnes = 0xffffffff;
   EXPECT_EQ(philox({0, 0, 0, 0}, {0, 0}), (Counter{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
@@ -20,6 +20,7 @@ TEST(Philox, KnownAnswers) {
             (Counter{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
   EXPECT_EQ(philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
             (Counter{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+  EXPECT_EQ(philox({0, 0, 0, 0}, {0, 0}, 7), (Counter{0x5f6fb709, 0x0d893f64, 0x4f121f81, 0x4f730a48}));
 }
 
 struct Row {

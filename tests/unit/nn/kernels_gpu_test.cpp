@@ -6,6 +6,7 @@
 
 #include "qlora/nn/attention.h"
 #include "qlora/nn/gemm.h"
+#include "qlora/nn/head_norm.h"
 #include "qlora/nn/kernels.h"
 #include "qlora/nn/rms_norm.h"
 #include "qlora/nn/rope.h"
@@ -53,14 +54,54 @@ TEST_P(Kernels, RmsNorm) {
   auto store = std::make_shared<WeightStore>(at::kCUDA, dtype, WeightPolicy{});
   const Weight weight = Weight::frozen(*store, store->add({{"w", {columns}, false}}));
   store->put("w", at::randn({columns}) * 0.3 + 1.0);
-  const RmsNorm norm(weight, columns, 1e-6, dtype);
   const at::Tensor x = random();
   const at::Tensor d_y = random();
   at::Tensor inverse = wide(rows, 1);
   const at::Tensor a = wide(rows, columns), b = wide(rows, columns), c = wide(rows, columns);
-  compare(at::empty_like(x), [&](const at::Tensor& y) { norm.normalize(x, y, inverse, a); });
-  for (const bool accumulate : {false, true}) {
-    compare(random(), [&](const at::Tensor& d_x) { norm.differentiate(x, d_y, inverse, d_x, accumulate, a, b, c); });
+  for (const double offset : {0.0, 1.0}) {
+    const RmsNorm norm(weight, columns, 1e-6, dtype, offset);
+    compare(at::empty_like(x), [&](const at::Tensor& y) { norm.normalize(x, y, inverse, a); });
+    for (const bool accumulate : {false, true}) {
+      compare(random(), [&](const at::Tensor& d_x) { norm.differentiate(x, d_y, inverse, d_x, accumulate, a, b, c); });
+    }
+  }
+}
+
+TEST_P(Kernels, HeadNorm) {
+  const auto [dtype, rows, columns] = GetParam();
+  constexpr std::int64_t kHeads = 5, kKvHeads = 2;
+  const std::int64_t head_dim = std::min<std::int64_t>(columns, 256);
+  auto store = std::make_shared<WeightStore>(at::kCUDA, dtype, WeightPolicy{});
+  HeadNorm::Spec spec{kHeads, kKvHeads, head_dim, {}, {}, 1e-6, 0.0};
+  spec.query_weight = Weight::frozen(*store, store->add({{"q", {head_dim}, false}}));
+  spec.key_weight = Weight::frozen(*store, store->add({{"k", {head_dim}, false}}));
+  store->put("q", at::randn({head_dim}) * 0.3 + 1.0);
+  store->put("k", at::randn({head_dim}) * 0.3 + 1.0);
+  const at::Tensor x = random(rows, (kHeads + 2 * kKvHeads) * head_dim);
+  for (const double offset : {0.0, 1.0}) {
+    spec.offset = offset;
+    HeadNorm op(spec, dtype);
+    OperationViews v;
+    v.in = {x};
+    v.buffers = {wide(rows, kHeads + kKvHeads).unsqueeze(2)};
+    v.d_out = at::randn_like(x);
+    compare(at::empty_like(x), [&](const at::Tensor& y) {
+      v.out = y;
+      op.forward({}, v);
+    });
+    for (const bool accumulate : {false, true}) {
+      v.accumulate = {accumulate};
+      compare(at::randn_like(x), [&](const at::Tensor& d_x) {
+        v.d_in = {d_x};
+        op.backward({}, v);
+      });
+    }
+    v.accumulate = {false};
+    compare(x, [&](const at::Tensor& both) {  // the gradient over the input itself
+      v.in = v.d_in = {both};
+      op.backward({}, v);
+    });
+    v.in = {x};
   }
 }
 
