@@ -138,6 +138,7 @@ class ModelEvaluation {
     if (has_task(job.eval, "mmlu")) mmlu_.emplace(job, encoder_.tokenizer());
     for (const std::string& folder : job.eval.adapter) adapters_.push_back(load_lora_adapter(folder));
     runs_ = plan_runs(job, adapters_);
+    read_rows();
     if (job.common.dry_run) {
       read_model_config(model_);
       return;
@@ -147,21 +148,6 @@ class ModelEvaluation {
   }
 
   int run() {
-    if (has_task(job_.eval, "spider") || has_task(job_.eval, "generate")) {
-      const auto positions = read_model_limits(model_).positions;
-      const std::int64_t most = job_.generate.max_new_tokens;
-      if (positions && most >= *positions) {
-        throw UsageError(fmt::format("max_new_tokens: {} leaves no room for a prompt: the model has {} positions", most,
-                                     *positions));
-      }
-      prompts_ = render_prompts(*dataset_, encoder_, part_, positions, most);
-      for (std::size_t i = 0; i < questions_.size() && i < prompts_.size(); ++i)
-        questions_[i].prompt = prompts_[i].text;
-    }
-    if (has_task(job_.eval, "perplexity")) {
-      const ModelLimits limits = resolve_limits(job_.data, read_model_limits(model_));
-      perplexity_rows_ = encode_part(*dataset_, encoder_, limits, part_);
-    }
     if (job_.common.dry_run) return print_eval_plan(job_, dataset_ ? part_.end - part_.begin : mmlu_->size(), plan());
     const auto start = Clock::now();
     for (const PlannedRun& run : runs_) {
@@ -177,6 +163,25 @@ class ModelEvaluation {
   }
 
  private:
+  // What the tasks ask, before any weight is touched.
+  void read_rows() {
+    if (has_task(job_.eval, "spider") || has_task(job_.eval, "generate")) {
+      const auto positions = read_model_limits(model_).positions;
+      const std::int64_t most = job_.generate.max_new_tokens;
+      if (positions && most >= *positions) {
+        throw UsageError(fmt::format("max_new_tokens: {} leaves no room for a prompt: the model has {} positions", most,
+                                     *positions));
+      }
+      prompts_ = render_prompts(*dataset_, encoder_, part_, positions, most);
+      for (std::size_t i = 0; i < questions_.size() && i < prompts_.size(); ++i)
+        questions_[i].prompt = prompts_[i].text;
+    }
+    if (has_task(job_.eval, "perplexity")) {
+      const ModelLimits limits = resolve_limits(job_.data, read_model_limits(model_));
+      perplexity_rows_ = encode_part(*dataset_, encoder_, limits, part_);
+    }
+  }
+
   static std::optional<Dataset> open_rows(const EvalJob& job) {
     if (!needs_rows(job.eval)) return std::nullopt;
     if (job.data.eval_dataset.empty()) throw UsageError("eval_dataset: name the rows to evaluate on");

@@ -94,6 +94,22 @@ class EvalTest(unittest.TestCase):
         self.refused("was trained with another chat template", self.root / "direct",
                      flags=(*adapter, "--adapter", self.root / "prepared"))
 
+    def test_prompts_are_checked_before_the_weights(self):
+        rows = self.root / "odd.jsonl"
+        chat = lambda text: {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": None}]}
+        rows.write_text("\n".join(json.dumps(chat(text)) for text in ("hi", "many words " * 300)) + "\n")
+        generate = lambda *flags: tiny_model.run(
+            "eval", "--model_name_or_path", self.model, "--eval_dataset", rows, "--tasks", "generate", "--device", "cpu",
+            "--max_new_tokens", 4, "--chat_template", "chatml", "--output_dir", self.root / "made", *flags)
+        self.assertEqual(generate("--limit", 1).returncode, 0)
+        [answer] = (self.root / "made/predictions.jsonl").read_text().splitlines()
+        self.assertEqual(json.loads(answer)["gold"], "")
+        for plan in ((), ("--dry_run", "true")):
+            result = generate(*plan)
+            self.assertEqual(result.returncode, 3, result.stderr)
+            self.assertIn("odd.jsonl:2: the prompt's", result.stderr)
+        self.refused("leaves no room for a prompt", flags=("--max_new_tokens", 256), tasks="generate")
+
     def test_an_adapter_called_base_is_not_the_base(self):
         shutil.copytree(self.base / "qlora", self.root / "base")
         self.assertEqual(list(self.losses("--adapter", self.root / "base")), ["base-2"])

@@ -129,6 +129,22 @@ class PrepareTest(unittest.TestCase):
         self.assertIn("ends answers with <|im_end|>, but the model stops at <|endoftext|>", result.stderr)
         self.assertIn("more than max_length 64", result.stderr)
 
+    def test_the_alpaca_template_has_a_heading_for_the_input(self):
+        rows = self.rows("rows.jsonl", {"instruction": "Say", "input": "i", "output": "x"},
+                         {"instruction": "Say", "output": "x"})
+        result = self.run_prepare(rows, "--preview", "2", "--json", "--chat_template", "alpaca", "--max_length", "400")
+        prompts = [json.loads(line)["prompt"] for line in result.stdout.splitlines()]
+        self.assertTrue(prompts[0].endswith("### Instruction:\nSay\n\n### Input:\ni\n\n### Response:\n"), prompts)
+        self.assertTrue(prompts[1].endswith("### Instruction:\nSay\n\n### Response:\n"), prompts)
+
+    def test_a_full_standard_output_is_an_error(self):
+        with open("/dev/full", "w") as full:
+            result = subprocess.run([BINARY, "prepare", "--model_name_or_path", self.root / "model", "--dataset",
+                                     self.good_rows(), "--preview", "1", "--json"], stdout=full, stderr=subprocess.PIPE,
+                                    text=True)
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertIn("standard output cannot be written: No space left", result.stderr)
+
     def test_text_has_no_prompt(self):
         result = self.run_prepare(self.rows("rows.jsonl", {"text": "ab"}), "--preview", "1", "--json")
         row = json.loads(result.stdout)

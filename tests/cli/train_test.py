@@ -239,6 +239,34 @@ class TrainTest(TrainRuns):
         self.assertEqual([p for p in self.out.iterdir() if p.name.startswith("tmp-")], [])
         self.succeed(self.out, **keys)
 
+    def test_a_prepared_set_is_not_trained_under_other_options(self):
+        source = ("--model_name_or_path", self.model, "--dataset", self.rows, "--output_dir", self.out / "set")
+        self.assertEqual(tiny_model.run("prepare", *source, "--max_length", 200).returncode, 0)
+        train = lambda *flags: tiny_model.run(
+            "train", "--model_name_or_path", self.model, "--prepared_dir", self.out / "set", "--output_dir",
+            self.out / "run", "--max_steps", 1, "--device", "cpu", *flags)
+        for key, value in (("max_length", 20), ("assistant_only_loss", "false"), ("system_prompt", "You")):
+            result = train(f"--{key}", value)
+            self.assertEqual(result.returncode, 3, key)
+            self.assertIn(key, result.stderr)
+        self.assertEqual(train().returncode, 0)
+        self.assertEqual(train("--max_length", 200, "--output_dir", self.out / "same").returncode, 0)
+
+    def test_targets_that_are_no_linears_are_named(self):
+        self.refused(2, "'lm_head' is no linear of this model's blocks; there are: down_proj", self.out,
+                     lora_target_modules="q_proj,lm_head")
+
+    def test_a_finished_run_without_its_adapter_is_made_again(self):
+        keys = {"max_steps": 2, "save_steps": 2, "eval_strategy": "no"}
+        self.succeed(self.out, **keys)
+        self.assertIn("| epochs | ", (self.out / "README.md").read_text())
+        self.assertNotIn("| epochs | 1 |", (self.out / "README.md").read_text())  # two steps of many
+        adapter = self.out / "adapter_model.safetensors"
+        before = adapter.read_bytes()
+        adapter.unlink()
+        self.assertIn("is gone", self.succeed(self.out, **keys, quiet="false").stderr)
+        self.assertEqual(adapter.read_bytes(), before)
+
     def test_starts_from_an_adapter(self):
         first = self.out / "first"
         self.succeed(first, max_steps=2, lora_alpha=8, lora_target_modules="q_proj,v_proj")
