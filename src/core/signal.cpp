@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <string_view>
 
 namespace qlora {
 namespace {
@@ -17,6 +18,10 @@ void on_signal(int number) {
 }
 
 void leave(int number) {
+  const std::string_view text = number == SIGINT ? "qlora: stopped by SIGINT\n" : "qlora: stopped by SIGTERM\n";
+  if (write(STDERR_FILENO, text.data(), text.size()) < 0) {
+    // There is nobody to tell.
+  }
   _exit(static_cast<int>(number == SIGINT ? ExitCode::kInterrupted : ExitCode::kTerminated));
 }
 
