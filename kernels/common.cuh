@@ -50,17 +50,21 @@ inline bool aligned(const void* p) {
   return reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
 }
 
+// The sum over a warp, known to all of its threads.
+__device__ __forceinline__ float warp_sum(float x) {
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffU, x, offset);
+  return x;
+}
+
 // The block's sum, known to all threads. `shared` holds 32 floats; the block has a multiple of 32 threads.
 __device__ __forceinline__ float block_sum(float x, float* shared) {
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffU, x, offset);
+  x = warp_sum(x);
   const int warps = static_cast<int>(blockDim.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   __syncthreads();  // `shared` may still be read from the sum before
   if (lane == 0) shared[threadIdx.x / 32] = x;
   __syncthreads();
-  x = lane < warps ? shared[lane] : 0.0F;
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffU, x, offset);
-  return x;
+  return warp_sum(lane < warps ? shared[lane] : 0.0F);
 }
 
 // Blocks of `threads` for `count` items, bounded so that each thread loops over a few.

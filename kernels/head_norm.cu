@@ -6,11 +6,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ __forceinline__ float warp_sum(float x) {
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffU, x, offset);
-  return x;
-}
-
 // The head that a warp works on: a block a row, its warps take the heads in turn.
 template <class T>
 struct Head {

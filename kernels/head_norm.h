@@ -18,8 +18,7 @@ struct HeadNorms {
 
 // y = x * inverse * (offset + weight), inverse = 1 / sqrt(mean(x^2) + epsilon), for query and key heads; y = x for
 // value heads. x, y [rows, (heads + 2 kv_heads) * head_dim] T, inverse [rows, heads + kv_heads] float (out). T: float,
-// __half,
-// __nv_bfloat16. x and y may be the same.
+// __half, __nv_bfloat16. x and y may be the same.
 template <class T>
 cudaError_t head_norm(const T* x, const HeadNorms<T>& norms, T* y, float* inverse, std::int64_t rows,
                       cudaStream_t stream);

@@ -16,7 +16,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kConfigFile = "adapter_config.json";
-constexpr const char* kWeightFile = "adapter_model.safetensors";
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr std::string_view kA = ".lora_A.weight";
 constexpr std::string_view kB = ".lora_B.weight";
@@ -106,13 +105,13 @@ std::string record_text(const AdapterRecord& record) {
 fs::path weight_file(const fs::path& folder) {
   std::error_code error;
   for (const char* pickle : {"adapter_model.bin", "adapter_model.pt"}) {
-    if (fs::exists(folder / pickle, error) && !fs::exists(folder / kWeightFile, error)) {
+    if (fs::exists(folder / pickle, error) && !fs::exists(folder / kAdapterWeightFile, error)) {
       throw DataError(
           fmt::format("{}: {} is a Python pickle, which can run any code when it is opened; only {} is read",
-                      folder.string(), pickle, kWeightFile));
+                      folder.string(), pickle, kAdapterWeightFile));
     }
   }
-  return resolve_inside(folder, kWeightFile);
+  return resolve_inside(folder, kAdapterWeightFile);
 }
 
 }  // namespace
@@ -170,7 +169,7 @@ void save_lora_adapter(const fs::path& folder, const LoraConfig& config, const s
   }
   StringMap metadata = {{"format", "pt"}};
   if (record) metadata[kRecordKey] = record_text(*record);
-  write_safetensors(folder / kWeightFile, tensors, std::move(metadata));
+  write_safetensors(folder / kAdapterWeightFile, tensors, std::move(metadata));
 
   LoraConfig written = config;
   if (written.target_modules.all_linear()) written.target_modules.names.assign(last_parts.begin(), last_parts.end());

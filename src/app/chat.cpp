@@ -9,6 +9,7 @@
 
 #include "qlora/app/adapter_runs.h"
 #include "qlora/app/commands.h"
+#include "qlora/app/output.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/data/row_encoder.h"
@@ -17,11 +18,6 @@
 
 namespace qlora {
 namespace {
-
-void print(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
 
 // An answer's text as its tokens come, up to the first stop text. What may be the beginning of one is held back.
 class AnswerStream {
@@ -56,7 +52,7 @@ class AnswerStream {
 
   void show(std::size_t end) {
     if (end <= printed_) return;
-    if (shown_) print(text_.substr(printed_, end - printed_));
+    if (shown_) print_text(text_.substr(printed_, end - printed_));
     printed_ = end;
   }
 
@@ -135,7 +131,7 @@ class Chat {
   }
 
   int print_plan() const {
-    print(job_.common.json ? Json{{"runs", names()}}.dump() + "\n" : fmt::format("{}\n", fmt::join(names(), ", ")));
+    print_text(job_.common.json ? json_line({{"runs", names()}}) : fmt::format("{}\n", fmt::join(names(), ", ")));
     return static_cast<int>(ExitCode::kOk);
   }
 
@@ -188,9 +184,10 @@ class Chat {
       messages_.push_back({{"role", "assistant"}, {"content", answer}});
       if (job_.common.json) {
         const Json turn = {{"adapter", voices_[voice_].name}, {"message", line}, {"answer", answer}};
-        print(turn.dump(-1, ' ', false, Json::error_handler_t::replace));
+        print_text(json_line(turn));
+      } else {
+        print_text("\n");
       }
-      print("\n");
     } catch (const DataError& error) {  // too long, or not of the template's taste
       if (!interactive_) throw;
       messages_.erase(messages_.size() - 1);

@@ -18,7 +18,6 @@
 #include "qlora/eval/generate_task.h"
 #include "qlora/eval/task_scores.h"
 #include "qlora/generate/generator.h"
-#include "qlora/text/chat_template.h"
 #include "qlora/train/evaluate.h"
 #include "qlora/weights/load.h"
 
@@ -97,23 +96,25 @@ std::string last_answer(const Example& example) {
   return content.is_string() ? content.get<std::string>() : content.dump();
 }
 
-// Throws DataError for a row without a prompt, or whose prompt leaves no room for an answer within `positions`.
+// Throws DataError for a row without a prompt, or whose prompt leaves no room for an answer within `longest_row`.
 std::vector<Prompt> render_prompts(const Dataset& dataset, const RowEncoder& encoder, RowRange part,
-                                   std::optional<std::int64_t> positions, std::int64_t max_new_tokens) {
+                                   std::int64_t longest_row, std::int64_t max_new_tokens) {
   std::vector<Prompt> prompts;
   for (std::size_t i = part.begin; i < part.end; ++i) {
     const Example example = encoder.example(dataset, i);
     const Rendered rendered = encoder.render(example);
-    if (!rendered.prompt) {
-      throw DataError(fmt::format("{}: a row of format text has no prompt to generate from", dataset.place(i)));
+    try {
+      prompts.push_back(
+          {example.id, rendered.prompt.value_or(""), last_answer(example), encoder.encode_prompt(rendered)});
+    } catch (const DataError& error) {
+      throw DataError(fmt::format("{}: {}", dataset.place(i), error.what()));
     }
-    prompts.push_back({example.id, *rendered.prompt, last_answer(example), encoder.encode_prompt(rendered)});
     const auto tokens = static_cast<std::int64_t>(prompts.back().ids.size());
-    if (tokens + max_new_tokens > positions.value_or(INT64_MAX)) {
+    if (tokens + max_new_tokens > longest_row) {
       throw DataError(fmt::format(
           "{}: the prompt's {} tokens and max_new_tokens {} exceed the model's {} positions: lower max_new_tokens, or "
           "leave the row out",
-          dataset.place(i), tokens, max_new_tokens, *positions));
+          dataset.place(i), tokens, max_new_tokens, longest_row));
     }
   }
   return prompts;
@@ -166,13 +167,13 @@ class ModelEvaluation {
   // What the tasks ask, before any weight is touched.
   void read_rows() {
     if (has_task(job_.eval, "spider") || has_task(job_.eval, "generate")) {
-      const auto positions = read_model_limits(model_).positions;
+      const std::int64_t longest_row = read_model_config(model_).longest_row();
       const std::int64_t most = job_.generate.max_new_tokens;
-      if (positions && most >= *positions) {
+      if (most >= longest_row) {
         throw UsageError(fmt::format("max_new_tokens: {} leaves no room for a prompt: the model has {} positions", most,
-                                     *positions));
+                                     longest_row));
       }
-      prompts_ = render_prompts(*dataset_, encoder_, part_, positions, most);
+      prompts_ = render_prompts(*dataset_, encoder_, part_, longest_row, most);
       for (std::size_t i = 0; i < questions_.size() && i < prompts_.size(); ++i)
         questions_[i].prompt = prompts_[i].text;
     }

@@ -57,8 +57,8 @@ void take_part(std::vector<T>& items, const EvalOptions& options) {
   if (options.limit) items.resize(std::min(items.size(), static_cast<size_t>(*options.limit)));
 }
 
-// Gold that the predictions bring along.
-std::vector<SpiderQuestion> own_questions(const PredictedRun& run, const std::string& path) {
+// Throws UsageError where predictions do not bring their gold along.
+void check_own_questions(const PredictedRun& run, const std::string& path) {
   const bool complete = std::none_of(run.questions.begin(), run.questions.end(),
                                      [](const SpiderQuestion& q) { return q.gold.empty() || q.database.empty(); });
   if (run.questions.empty() || !complete) {
@@ -67,7 +67,6 @@ std::vector<SpiderQuestion> own_questions(const PredictedRun& run, const std::st
                     "(name lines of SQL, tab, db_id, or an eval_dataset)",
                     path));
   }
-  return run.questions;
 }
 
 void check_options(const EvalOptions& options) {
@@ -118,15 +117,13 @@ int run_eval_predictions(const EvalJob& job) {
   SpiderScorer scorer(places.tables, places.db_dir, sandbox_limits(job.eval), job.eval.plug_value);
   auto runs = read_predictions(job.eval.predictions);
   const auto questions = read_spider_questions(job);
-  const auto gold_of = [&](const PredictedRun& run) {
-    return questions.empty() ? own_questions(run, job.eval.predictions) : questions;
-  };
   Json plan = Json::array();
   for (auto& run : runs) {
     const size_t count = run.answers.size();
     take_part(run.answers, job.eval);
     take_part(run.questions, job.eval);
-    const auto gold = gold_of(run);
+    if (questions.empty()) check_own_questions(run, job.eval.predictions);
+    const auto& gold = questions.empty() ? run.questions : questions;
     if (gold.size() != run.answers.size()) {
       throw DataError(
           fmt::format("{}: {} predictions ({} after offset and limit) for {} gold queries; one a line, an "
@@ -141,7 +138,8 @@ int run_eval_predictions(const EvalJob& job) {
   for (const auto& run : runs) {
     Progress progress("queries", static_cast<int64_t>(run.answers.size()));
     const auto on_done = [&](size_t done) { progress.update(static_cast<int64_t>(done)); };
-    results.runs.push_back({run.name, "", {scorer.score(gold_of(run), run.answers, job.eval.extract, on_done)}});
+    const auto& gold = questions.empty() ? run.questions : questions;
+    results.runs.push_back({run.name, "", {scorer.score(gold, run.answers, job.eval.extract, on_done)}});
   }
   results.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return finish_eval(job, results);

@@ -1,9 +1,9 @@
 // What every evaluation ends with: files, the table, the check of required scores.
-#include <cstdio>
 #include <filesystem>
 #include <optional>
 
 #include "qlora/app/eval_predictions.h"
+#include "qlora/app/output.h"
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
@@ -84,23 +84,14 @@ void write_files(const EvalJob& job, const EvalResults& results, const Json& rep
   if (rows) rows->commit();
 }
 
-std::string line_of(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
-void print(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
-
 }  // namespace
 
 int print_eval_plan(const EvalJob& job, size_t rows, const Json& runs) {
   std::vector<std::string> names;
   for (const auto& run : runs) names.push_back(run["name"].get<std::string>());
-  print(job.common.json ? line_of({{"rows", rows}, {"runs", runs}, {"tasks", job.eval.tasks}})
-                        : fmt::format("{} rows; tasks: {}; runs: {}\n", rows, fmt::join(job.eval.tasks, ", "),
-                                      fmt::join(names, ", ")));
+  print_text(job.common.json ? json_line({{"rows", rows}, {"runs", runs}, {"tasks", job.eval.tasks}})
+                             : fmt::format("{} rows; tasks: {}; runs: {}\n", rows, fmt::join(job.eval.tasks, ", "),
+                                           fmt::join(names, ", ")));
   return static_cast<int>(ExitCode::kOk);
 }
 
@@ -109,7 +100,7 @@ int finish_eval(const EvalJob& job, const EvalResults& results) {
   const auto missed = missed_scores(results, job.eval.require);
   warn_about_gold(results);
   write_files(job, results, report);
-  print(job.common.json ? line_of(report) : terminal_report(report, terminal_width(), stdout_takes_colour()));
+  print_text(job.common.json ? json_line(report) : terminal_report(report, terminal_width(), stdout_takes_colour()));
   for (const auto& score : missed) log_error("{}", score);
   return static_cast<int>(missed.empty() ? ExitCode::kOk : ExitCode::kScoreMissed);
 }

@@ -2,10 +2,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 
 #include <spdlog/fmt/fmt.h>
 
+#include "qlora/app/output.h"
 #include "qlora/app/prepare_pages.h"
 #include "qlora/core/log.h"
 
@@ -72,9 +72,8 @@ void show_preview(const DataSources& sources, const RowEncoder& encoder, const M
     }
     warn_about(example, row, encoder, limits);
     const std::string line =
-        as_text ? preview_text(example, rendered, row)
-                : preview_json(example, rendered, row).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-    std::fputs(line.c_str(), stdout);
+        as_text ? preview_text(example, rendered, row) : json_line(preview_json(example, rendered, row));
+    print_text(line);
   }
   if (const auto problem = end_token_problem(counts, encoder)) log_warning("{}", *problem);
 }

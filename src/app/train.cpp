@@ -149,7 +149,7 @@ class TrainRun {
     const Json earlier = read_json(path);
     const std::vector<std::string> changed = changed_keys(earlier.at("identity"), identity_);
     if (!changed.empty()) refuse_change(output_, changed);
-    const char* result = job_.model.method == Method::kFull ? "config.json" : "adapter_model.safetensors";
+    const char* result = job_.model.method == Method::kFull ? "config.json" : kAdapterWeightFile;
     if (!fs::exists(output_ / result)) {
       log_warning("{}: this run was finished, but its {} is gone: going on from its last checkpoint", output_.string(),
                   result);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <functional>
 
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
@@ -11,10 +10,7 @@
 #include <fmt/ranges.h>
 
 #include "qlora/app/base_model.h"
-#include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
-#include "qlora/quant/dynamic_map.h"
-#include "qlora/quant/nf4.h"
 #include "qlora/train/memory.h"
 #include "qlora/train/trainer.h"
 #include "qlora/weights/load.h"

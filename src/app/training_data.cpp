@@ -20,15 +20,13 @@ TrainingData open_data_of(const TrainJob& job, const fs::path& model) {
   const auto seed = static_cast<std::uint64_t>(job.common.seed);
   if (!job.data.prepared_dir.empty()) {
     OpenedData opened = open_prepared(job.data.prepared_dir);
-    check_prepared(opened, model, job.data, seed);
+    const RowEncoder encoder = check_prepared(opened, model, job.data, seed);
     const std::string fingerprint =
         read_json(fs::path(job.data.prepared_dir) / "manifest.json").at("fingerprint").get<std::string>();
-    return {std::move(opened.train), std::move(opened.eval), fingerprint, format_of(RowEncoder(model, job.data, {}))};
+    return {std::move(opened.train), std::move(opened.eval), fingerprint, format_of(encoder)};
   }
   const DataSources sources = open_data(job.data, seed);
-  std::vector<const Dataset*> datasets{&sources.train};
-  if (sources.eval) datasets.push_back(&*sources.eval);
-  const RowEncoder encoder(model, job.data, datasets);
+  const RowEncoder encoder(model, job.data, sources.datasets());
   PreparedData data = prepare_data(sources, encoder, read_model_limits(model), seed);
   for (const std::string& warning : data.warnings) log_warning("{}", warning);
   const RowCounts& counts = data.train.counts;

@@ -91,16 +91,22 @@ std::string PreparedData::fingerprint() const {
   return sha256(fingerprint_parts.dump());
 }
 
-void check_prepared(const OpenedData& data, const fs::path& model_folder, const DataOptions& options,
-                    std::uint64_t seed) {
-  Json expected;
+RowEncoder check_prepared(const OpenedData& data, const fs::path& model_folder, const DataOptions& options,
+                          std::uint64_t seed) {
   const ModelLimits limits = read_model_limits(model_folder);
-  if (options.dataset.empty()) {
+  std::optional<DataSources> sources;
+  if (!options.dataset.empty()) sources.emplace(open_data(options, seed));
+  RowEncoder encoder(model_folder, options, sources ? sources->datasets() : std::vector<const Dataset*>{});
+  Json expected;
+  if (sources) {
+    expected = fingerprint_parts(*sources, encoder, resolve_limits(options, limits), seed);
+  } else {
     // What the model decides is compared; whether a template was needed, the set itself says.
     const bool templated = !data.train.metadata().value("chat_template", Json()).is_null();
-    DataOptions chosen = options;
-    if (!templated) chosen.chat_template = "auto";
-    expected = model_parts(RowEncoder(model_folder, chosen, {}));
+    DataOptions untemplated = options;
+    untemplated.chat_template = "auto";
+    const bool same = templated || options.chat_template == "auto";
+    expected = same ? model_parts(encoder) : model_parts(RowEncoder(model_folder, untemplated, {}));
     if (!templated) expected["chat_template"] = nullptr;
     // Of the options those that are not left at their defaults: the set holds what prepare was told.
     const Json initial = option_parts({}, resolve_limits({}, limits), seed);
@@ -108,18 +114,12 @@ void check_prepared(const OpenedData& data, const fs::path& model_folder, const 
     for (const auto& [name, value] : given.items()) {
       if (value != initial.at(name)) expected[name] = value;
     }
-  } else {
-    const DataSources sources = open_data(options, seed);
-    std::vector<const Dataset*> datasets = {&sources.train};
-    if (sources.eval) datasets.push_back(&*sources.eval);
-    const RowEncoder encoder(model_folder, options, datasets);
-    expected = fingerprint_parts(sources, encoder, resolve_limits(options, limits), seed);
   }
   std::vector<std::string> different;
   for (const auto& [name, value] : expected.items()) {
     if (data.train.metadata().value(name, Json()) != value) different.push_back(name);
   }
-  if (different.empty()) return;
+  if (different.empty()) return encoder;
   throw DataError(fmt::format("prepared_dir was prepared with another {}: run prepare again, or leave out prepared_dir",
                               joined(different)));
 }

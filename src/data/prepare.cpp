@@ -33,6 +33,12 @@ DataSources open_data(const DataOptions& options, std::uint64_t seed) {
   return sources;
 }
 
+std::vector<const Dataset*> DataSources::datasets() const {
+  std::vector<const Dataset*> all = {&train};
+  if (eval) all.push_back(&*eval);
+  return all;
+}
+
 std::optional<std::string> end_token_problem(const RowCounts& counts, const RowEncoder& encoder) {
   const auto chats = std::accumulate(counts.end_tokens.begin(), counts.end_tokens.end(), std::int64_t{0},
                                      [](std::int64_t sum, const auto& entry) { return sum + entry.second; });
@@ -109,9 +115,7 @@ Json PreparedData::manifest() const {
 
 PreparedData prepare_data(const fs::path& model_folder, const DataOptions& options, std::uint64_t seed) {
   const DataSources sources = open_data(options, seed);
-  std::vector<const Dataset*> datasets = {&sources.train};
-  if (sources.eval) datasets.push_back(&*sources.eval);
-  const RowEncoder encoder(model_folder, options, datasets);
+  const RowEncoder encoder(model_folder, options, sources.datasets());
   return prepare_data(sources, encoder, read_model_limits(model_folder), seed);
 }
 

@@ -1,19 +1,15 @@
 #include "qlora/formats/csv.h"
 
-#include <fstream>
-#include <iterator>
-
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
+#include "qlora/formats/mapped_file.h"
 
 namespace qlora {
 
 std::vector<CsvRecord> read_csv(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in || std::filesystem::is_directory(path)) throw DataError(fmt::format("{}: cannot be read", path.string()));
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
+  const MappedFile file(path);
+  const std::string_view text = without_byte_order_mark(file.text());
   std::vector<CsvRecord> records;
   std::size_t line = 1, opened = 0;
   bool quoted = false;

@@ -10,8 +10,6 @@
 namespace qlora {
 namespace {
 
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-
 bool is_space(char c) {
   return c == ' ' || c == '\t' || c == '\r' || c == '\n';
 }
@@ -58,7 +56,7 @@ std::size_t too_deep(std::string_view source) {
 
 JsonRows::JsonRows(const std::filesystem::path& path) : name_(path.string()), file_(path) {
   const auto text = file_.text();
-  const std::size_t begin = text.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0;
+  const std::size_t begin = text.size() - without_byte_order_mark(text).size();
   auto first = begin;
   while (first < text.size() && is_space(text[first])) ++first;
   if (first == text.size()) return;

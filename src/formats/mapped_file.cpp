@@ -50,6 +50,11 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
+std::string_view without_byte_order_mark(std::string_view text) {
+  constexpr std::string_view kMark = "\xEF\xBB\xBF";
+  return text.substr(text.starts_with(kMark) ? kMark.size() : 0);
+}
+
 void write_file(const std::filesystem::path& path, std::string_view bytes) {
   const auto fail = [&] {
     throw RuntimeFailure(

@@ -17,4 +17,8 @@ std::int64_t coarse_bucket(std::int64_t count) {
   return static_cast<std::int64_t>((least + step - 1) / step * step);
 }
 
+std::int64_t power_of_two(std::int64_t count) {
+  return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(count)));
+}
+
 }  // namespace qlora

@@ -22,7 +22,6 @@ std::int64_t cudnn_attention_workspace(const BatchShape&, const AttentionShape&,
 #include <dlfcn.h>
 
 #include <array>
-#include <bit>
 #include <map>
 #include <memory>
 #include <tuple>
@@ -269,11 +268,6 @@ class Plan {
 bool has_kernel(std::int64_t length, const AttentionShape& shape, Dtype dtype) {
   if (shape.window > 0 && length > shape.window) return false;
   return length >= kShortestRow && shape.head_dim % 8 == 0 && shape.head_dim <= 128 && dtype != at::kFloat;
-}
-
-// Lengths that are upper bounds alone go up to it, so that few plans serve all batches.
-std::int64_t power_of_two(std::int64_t count) {
-  return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(count)));
 }
 
 // Null where cuDNN refuses the shape.

@@ -1,7 +1,6 @@
 #include "qlora/train/device_batch.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 #include <ATen/ops/empty.h>
@@ -55,12 +54,6 @@ class Packer {
   at::Tensor host_, sent_;
 };
 
-// An upper bound is all that attention needs on a GPU: few of them, so that few CUDA graphs and plans serve all
-// batches.
-std::int64_t power_of_two(std::int64_t length) {
-  return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(length)));
-}
-
 // The row key of each token.
 std::vector<std::int32_t> token_rows(const PackedBatch& packed) {
   std::vector<std::int32_t> rows;
@@ -96,6 +89,7 @@ Batch to_device_batch(const PackedBatch& packed, std::int64_t targets_of_step, s
   Batch batch;
   batch.row_bounds.assign(packed.bounds.begin(), packed.bounds.end());
   batch.row_keys.assign(packed.rows.begin(), packed.rows.end());
+  // An upper bound is all that attention needs on a GPU: few of them, so that few CUDA graphs serve all batches.
   batch.max_length = cuda ? power_of_two(packed.max_length()) : packed.max_length();
   batch.loss_scale = scale / static_cast<double>(std::max<std::int64_t>(targets_of_step, 1));
   batch.step = step;

@@ -14,6 +14,8 @@
 
 namespace qlora {
 
+inline constexpr const char* kAdapterWeightFile = "adapter_model.safetensors";
+
 // What this program notes in the weight file's metadata (key "qlora"), where PEFT does not look: the base that the
 // adapter was trained on, and how it was quantized then.
 struct AdapterRecord {

@@ -79,6 +79,8 @@ struct PreparedData {
 struct DataSources {
   Dataset train;
   std::optional<Dataset> eval;
+
+  std::vector<const Dataset*> datasets() const;
 };
 // Throws UsageError for contradicting keys, DataError for missing or empty data.
 DataSources open_data(const DataOptions& options, std::uint64_t seed);
@@ -112,8 +114,8 @@ OpenedData open_prepared(const std::filesystem::path& folder);
 
 // Throws DataError naming each part (tokenizer, chat_template, data, option ...) in which the prepared set differs from
 // what `options` would prepare now. Without options.dataset the data is the set's own, and so is every option that is
-// left at its default.
-void check_prepared(const OpenedData& data, const std::filesystem::path& model_folder, const DataOptions& options,
-                    std::uint64_t seed);
+// left at its default. Returns the encoder of these options, which was made for that.
+RowEncoder check_prepared(const OpenedData& data, const std::filesystem::path& model_folder, const DataOptions& options,
+                          std::uint64_t seed);
 
 }  // namespace qlora

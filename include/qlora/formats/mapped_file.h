@@ -26,6 +26,9 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
+// What follows a UTF-8 byte order mark at the beginning; all of a text without one.
+std::string_view without_byte_order_mark(std::string_view text);
+
 // Writes a file, not synced to the disk: for what a folder that appears as a whole (core/atomic_file.h) is filled with.
 // Throws RuntimeFailure naming the path, the bytes and the cause.
 void write_file(const std::filesystem::path& path, std::string_view bytes);

@@ -57,4 +57,7 @@ std::int64_t token_bucket(std::int64_t tokens);
 // The bucket of a count that costs little (rows, lengths): at most a quarter more.
 std::int64_t coarse_bucket(std::int64_t count);
 
+// The bucket of what is an upper bound alone: the next power of two.
+std::int64_t power_of_two(std::int64_t count);
+
 }  // namespace qlora

@@ -56,7 +56,7 @@ Example read(const Json& row, const FormatContext& context) {
   }
   Example example = single_turn(context, system, user, plain, answer);
   insert_history(row, example);
-  if (context.chat && context.input_turn && context.prompt_template.empty()) insert_input(row, example);
+  if (context.input_turn && context.prompt_template.empty()) insert_input(row, example);
   return example;
 }
 

@@ -73,11 +73,6 @@ size_t token_end(std::string_view sql, size_t at) {
   return at + 1;
 }
 
-void replace_all(std::string& text, std::string_view from, std::string_view to) {
-  for (size_t at = text.find(from); !from.empty() && at != std::string::npos; at = text.find(from, at + to.size()))
-    text.replace(at, from.size(), to);
-}
-
 // [-+]?\d*\.\d+
 bool is_float(std::string_view word) {
   const size_t start = !word.empty() && (word[0] == '-' || word[0] == '+') ? 1 : 0;

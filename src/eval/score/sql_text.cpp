@@ -22,12 +22,6 @@ bool starts_with_word(std::string_view text, std::string_view lower_word) {
          (text.size() == lower_word.size() || !is_word(text[lower_word.size()]));
 }
 
-void replace_all(std::string& text, std::string_view from, std::string_view to) {
-  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
-    text.replace(at, from.size(), to);
-  }
-}
-
 // One piece of SQL text: a word, a number, a quoted string or name, a comment, white space, or one character.
 enum class Piece { kWord, kString, kQuotedName, kComment, kSpace, kOther };
 
@@ -170,6 +164,12 @@ std::string_view trim(std::string_view text) {
   const size_t first = text.find_first_not_of(kSpaces);
   if (first == std::string_view::npos) return {};
   return text.substr(first, text.find_last_not_of(kSpaces) - first + 1);
+}
+
+void replace_all(std::string& text, std::string_view from, std::string_view to) {
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
+    text.replace(at, from.size(), to);
+  }
 }
 
 std::string with_current_year(std::string_view sql) {

@@ -9,6 +9,9 @@ namespace qlora {
 // White space at both ends removed.
 std::string_view trim(std::string_view text);
 
+// Every `from` (not empty) becomes `to`, from the left; what was put in is not looked at again.
+void replace_all(std::string& text, std::string_view from, std::string_view to);
+
 // Trimmed; "> =", "< =", "! =" closed up; the first statement alone; the word DISTINCT dropped wherever it is a word
 // (not in strings, quoted names or comments).
 std::string without_distinct(std::string_view sql);
