@@ -19,7 +19,8 @@ BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model,
   settings.dtype = choose_dtype(model.dtype, settings.device);
   settings.dequantize_cache_bytes = dequantize_cache_bytes(model, settings.device);
   settings.quantize = model.load_in_4bit.value_or(trained_in_4bit);
-  settings.nested = model.use_bnb_nested_quant && (!trained_in_4bit || adapter->record->nested);
+  const bool open = trained_in_4bit && !common.given.contains("use_bnb_nested_quant");
+  settings.nested = open ? adapter->record->nested : model.use_bnb_nested_quant;
   return settings;
 }
 

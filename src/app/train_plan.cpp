@@ -20,10 +20,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Where a key differs from the adapter's own and from its default, it was given, and contradicts.
+// An adapter that is trained on decides what is left open; a key that says otherwise contradicts.
 template <class T>
-void take_over(const char* key, T& option, const T& initial, const T& own) {
-  if (option != initial && option != own) {
+void take_over(const char* key, const CommonOptions& common, T& option, const T& own) {
+  if (common.given.contains(key) && option != own) {
     throw UsageError(fmt::format("{}: {} contradicts the adapter of adapter_name_or_path, which has {}; leave it out",
                                  key, option, own));
   }
@@ -32,7 +32,7 @@ void take_over(const char* key, T& option, const T& initial, const T& own) {
 
 // Targets count as the linears that they name: "all-linear" and its list are the same.
 void check_targets(const TrainJob& job, const LoraConfig& adapter, const ModelConfig& model) {
-  if (job.adapter.lora_target_modules.all_linear()) return;
+  if (!job.common.given.contains("lora_target_modules")) return;
   LoraConfig wanted = adapter;
   wanted.target_modules = job.adapter.lora_target_modules;
   wanted.exclude_modules = {};
@@ -160,11 +160,11 @@ AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
   }
   LoraAdapter adapter = load_lora_adapter(options.adapter_name_or_path);
   LoraConfig config = adapter.config;
-  const AdapterOptions initial;
-  take_over("lora_r", options.lora_r, initial.lora_r, config.r);
-  take_over("lora_alpha", options.lora_alpha, initial.lora_alpha, config.lora_alpha);
-  take_over("use_rslora", options.use_rslora, initial.use_rslora, config.use_rslora);
+  take_over("lora_r", job.common, options.lora_r, config.r);
+  take_over("lora_alpha", job.common, options.lora_alpha, config.lora_alpha);
+  take_over("use_rslora", job.common, options.use_rslora, config.use_rslora);
   check_targets(job, config, read_model_config(model));
+  options.lora_target_modules = config.target_modules;
   config.base_model_name_or_path = job.model.model_name_or_path;
   config.revision = revision;
   config.lora_dropout = options.lora_dropout;

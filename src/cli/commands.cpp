@@ -18,11 +18,13 @@ Command command(const std::string& name, const std::string& summary, int (*use_c
     Job job;
     Problems problems;
     std::vector<std::string> notes;
-    if (read_options(name, arguments, &job, problems, notes)) {
+    auto given = read_options(name, arguments, &job, problems, notes);
+    if (!given) {
       std::fputs(help_text({{name, &keys_of<Job>()}, summary}).c_str(), stdout);
       return 0;
     }
     problems.raise();
+    job.common.given = std::move(*given);
     set_up_log(job.common.log_level, job.common.quiet);
     for (const std::string& note : notes) log_info("note: {}", note);
     return use_case(job);
@@ -43,8 +45,8 @@ const std::vector<Command>& commands() {
   return table;
 }
 
-bool read_options(const std::string& name, const std::vector<std::string>& arguments, void* job, Problems& problems,
-                  std::vector<std::string>& notes) {
+std::optional<std::set<std::string>> read_options(const std::string& name, const std::vector<std::string>& arguments,
+                                                  void* job, Problems& problems, std::vector<std::string>& notes) {
   CommandKeys own{name, nullptr};
   std::vector<CommandKeys> others;
   for (const Command& command : commands()) {
@@ -55,11 +57,10 @@ bool read_options(const std::string& name, const std::vector<std::string>& argum
     }
   }
   Flags flags = parse_flags(arguments, own, others, problems);
-  if (flags.help) return true;
+  if (flags.help) return std::nullopt;
   Settings settings{{}, std::move(flags.settings)};
   if (!flags.config.empty()) settings.file = settings_of(read_yaml(flags.config), problems);
-  apply(settings, own, others, job, problems, notes);
-  return false;
+  return apply(settings, own, others, job, problems, notes);
 }
 
 std::string reference_page() {

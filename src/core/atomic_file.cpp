@@ -2,6 +2,7 @@
 #include "qlora/core/atomic_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -76,6 +77,19 @@ void sync_tree(const fs::path& root) {
   sync_folder(root);
 }
 
+// Where another call fills it now, its lock says so; a killed one's is gone with it.
+void remove_abandoned(const fs::path& folder, const std::string& prefix) {
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(prefix) || !is_temporary(name) || !entry.is_directory(ignored)) continue;
+    const int descriptor = open(entry.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) continue;
+    if (flock(descriptor, LOCK_EX | LOCK_NB) == 0) fs::remove_all(entry.path(), ignored);
+    close(descriptor);
+  }
+}
+
 void rename_path(const fs::path& from, const fs::path& to) {
   if (rename(from.c_str(), to.c_str()) != 0) fail_on("put it in its place", to, errno, 0);
 }
@@ -135,14 +149,19 @@ void write_file_atomically(const fs::path& path, std::string_view bytes) {
 
 AtomicFolder::AtomicFolder(fs::path path) : path_(without_slash(std::move(path))) {
   make_parents(path_);
-  temporary_ = folder_of(path_) / fmt::format("tmp-{}", nonce());
+  const std::string prefix = fmt::format("tmp-{}.", path_.filename().string());
+  remove_abandoned(folder_of(path_), prefix);
+  temporary_ = folder_of(path_) / (prefix + nonce());
   std::error_code error;
   if (!fs::create_directory(temporary_, error)) fail_on("make its folder", path_, error.value(), 0);
+  lock_ = open(temporary_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock_ >= 0) flock(lock_, LOCK_EX | LOCK_NB);
 }
 
 AtomicFolder::~AtomicFolder() {
   std::error_code ignored;
   if (!committed_) fs::remove_all(temporary_, ignored);
+  if (lock_ >= 0) close(lock_);
 }
 
 void AtomicFolder::commit() {

@@ -30,16 +30,17 @@ class Application {
               std::vector<std::string>& notes)
       : command_(command), others_(others), problems_(problems), notes_(notes) {}
 
-  void run(const Settings& settings, void* object) {
+  std::set<std::string> run(const Settings& settings, void* object) {
     resolve(settings.file, false);
     resolve(settings.flags, true);
     translate_synonyms();
     for (const auto& key : command_.keys->keys) set(*key, object);
-    if (problems_.any_wrong()) return;
+    if (problems_.any_wrong()) return {};
     for (const Rule& rule : command_.keys->rules) {
       const std::string message = rule.check(object);
       if (!message.empty()) problems_.wrong(place_of(rule.key), rule.key, message);
     }
+    return given_;
   }
 
  private:
@@ -181,6 +182,7 @@ class Application {
     if (winner == nullptr) return;
     key.read(winner->value, object, problems_);
     places_[key.name] = winner->given.place;
+    if (winner->value.kind != Value::Kind::kNull) given_.insert(key.name);
   }
 
   // What is overruled must still be of the right type; it may be something that is not built yet.
@@ -221,6 +223,7 @@ class Application {
   std::vector<std::string>& notes_;
   std::vector<Assignment> assignments_;
   std::map<std::string, Place> places_;
+  std::set<std::string> given_;
 };
 
 }  // namespace
@@ -234,9 +237,10 @@ std::vector<Given> settings_of(const Value& document, Problems& problems) {
   return settings;
 }
 
-void apply(const Settings& settings, const CommandKeys& command, const std::vector<CommandKeys>& others, void* object,
-           Problems& problems, std::vector<std::string>& notes) {
-  Application(command, others, problems, notes).run(settings, object);
+std::set<std::string> apply(const Settings& settings, const CommandKeys& command,
+                            const std::vector<CommandKeys>& others, void* object, Problems& problems,
+                            std::vector<std::string>& notes) {
+  return Application(command, others, problems, notes).run(settings, object);
 }
 
 Json options_json(const KeySet& keys, const void* object) {

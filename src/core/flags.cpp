@@ -1,4 +1,6 @@
 // Arguments to settings. Only what a flag's value may be is looked up in the keys; its meaning is config.cpp's.
+// A library of option parsers would see neither the order of --key value and key=value, of which the last counts, nor
+// the other commands' keys.
 #include "qlora/core/flags.h"
 
 #include <algorithm>

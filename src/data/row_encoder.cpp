@@ -134,7 +134,8 @@ Example RowEncoder::example(const Dataset& dataset, std::size_t i) const {
 Encoding RowEncoder::encode_text(const std::string& text, bool add_special_tokens) const {
   Encoding encoding = tokenizer_->encode(text, add_special_tokens);
   if (!add_special_tokens) return encoding;
-  auto& [ids, spans] = encoding;
+  auto& ids = encoding.ids;
+  auto& spans = encoding.spans;
   const auto added = [&](std::size_t i) { return spans[i].begin == spans[i].end; };
   if (ids.size() > 1 && bos_ && ids[0] == *bos_ && ids[1] == *bos_ && added(0)) {
     ids.erase(ids.begin());

@@ -1,6 +1,8 @@
 // The declarations of training's keys.
 #include "qlora/train/options.h"
 
+#include <algorithm>
+
 #include "qlora/core/schema.h"
 
 namespace qlora {
@@ -117,6 +119,10 @@ void declare(Schema<TrainOptions>& schema) {
   declare_records(schema);
   schema.rule("max_steps", [](const T& t) -> std::string {
     return t.max_steps == 0 ? "0 steps train nothing: give a number above 0, or -1 for the epochs" : "";
+  });
+  schema.rule("report_to", [](const T& t) -> std::string {
+    const bool none = std::count(t.report_to.begin(), t.report_to.end(), "none") > 0;
+    return none && t.report_to.size() > 1 ? "none stands alone" : "";
   });
   schema.rule("load_best_model_at_end", [](const T& t) -> std::string {
     return t.load_best_model_at_end && t.eval_strategy == Strategy::kNo ? "needs eval_strategy: steps or epoch" : "";

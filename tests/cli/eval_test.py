@@ -17,11 +17,11 @@ class EvalTest(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.base)
         cls.model = tiny_model.make_model(cls.base / "model")
         cls.rows = tiny_model.write_rows(cls.base / "rows.jsonl", 6)
-        for method in ("qlora", "lora"):
+        for name, method, nested in (("qlora", "qlora", "true"), ("lora", "lora", "true"), ("unnested", "qlora", "false")):
             result = tiny_model.run(
-                "train", "--model_name_or_path", cls.model, "--dataset", cls.rows, "--output_dir", cls.base / method,
+                "train", "--model_name_or_path", cls.model, "--dataset", cls.rows, "--output_dir", cls.base / name,
                 "--max_steps", 1, "--per_device_train_batch_size", 2, "--lora_r", 2, "--device", "cpu", "--method",
-                method, "--learning_rate", "0.01")
+                method, "--use_bnb_nested_quant", nested, "--learning_rate", "0.01")
             assert result.returncode == 0, result.stderr
 
     def setUp(self):
@@ -63,6 +63,8 @@ class EvalTest(unittest.TestCase):
         self.assertNotEqual(dense["qlora"], alone["qlora"])
         plain = self.losses("--use_bnb_nested_quant", "false", *self.adapters("qlora"))
         self.assertNotEqual(plain["qlora"], alone["qlora"], "the command wins over the record")
+        given = self.losses("--use_bnb_nested_quant", "true", *self.adapters("unnested"))
+        self.assertNotEqual(given, self.losses(*self.adapters("unnested")), "with its default's value too")
 
     def test_a_named_template_goes_with_the_adapter(self):
         """The base has no template and stops elsewhere: what ends the template's answers becomes a stop token."""

@@ -284,7 +284,11 @@ class TrainTest(TrainRuns):
         config = json.loads((self.out / "regex/adapter_config.json").read_text())
         self.assertEqual(sorted(config["target_modules"]),
                          ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"])
-        for key, value in (("lora_r", 2), ("lora_alpha", 5), ("lora_target_modules", "q_proj"), ("use_rslora", "true")):
+        again = tiny_model.run("train", "--config", self.out / "second/config.yaml", "--output_dir", self.out / "again")
+        self.assertEqual(again.returncode, 0, again.stderr)
+        self.assertEqual(numbers(self.out / "again"), numbers(self.out / "second"))
+        for key, value in (("lora_r", 2), ("lora_alpha", 5), ("lora_target_modules", "q_proj"), ("use_rslora", "true"),
+                           ("lora_r", 16), ("lora_alpha", 32), ("lora_target_modules", "all-linear")):  # the defaults too
             self.refused(2, f"{key}: ", self.out / "third", **{**start, key: value})
         self.assertFalse((self.out / "third").exists())
 

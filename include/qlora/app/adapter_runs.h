@@ -11,7 +11,7 @@
 namespace qlora {
 
 // The base's settings for one adapter (nullptr: none): as the command says, else as the adapter was trained, else
-// dense. A use_bnb_nested_quant that equals its default counts as not given.
+// dense.
 BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const LoraAdapter* adapter);
 
 bool same_base(const BaseSettings& a, const BaseSettings& b);

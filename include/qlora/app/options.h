@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,9 @@ struct CommonOptions {
   bool quiet = false;    // only warnings and errors, no progress
   bool json = false;     // the result as one JSON object, alone on stdout
   bool dry_run = false;  // check all that can be checked without the weights, and print the plan
+
+  // No key, but the names of those that were set, be it to their defaults. What is left open an adapter decides.
+  std::set<std::string> given;
 };
 
 // An adapter of a merge, PATH or PATH=WEIGHT.

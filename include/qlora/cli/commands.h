@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,10 +22,10 @@ struct Command {
 const std::vector<Command>& commands();
 
 // Reads the options of the command `name` as its run would: the config file, then flags, into the job whose keys the
-// command has. Problems are collected, not raised; `notes` say which synonyms were read as what. Returns whether --help
-// was asked for: then nothing else was done.
-bool read_options(const std::string& name, const std::vector<std::string>& arguments, void* job, Problems& problems,
-                  std::vector<std::string>& notes);
+// command has. Problems are collected, not raised; `notes` say which synonyms were read as what. Returns the names of
+// the keys that were set; nullopt where --help was asked for: then nothing else was done.
+std::optional<std::set<std::string>> read_options(const std::string& name, const std::vector<std::string>& arguments,
+                                                  void* job, Problems& problems, std::vector<std::string>& notes);
 
 // docs/reference.md.
 std::string reference_page();

@@ -35,7 +35,8 @@ class AtomicFile {
   std::uint64_t size_ = 0;
 };
 
-// A folder that is filled as `tmp-<nonce>` beside its place. commit() syncs every file and folder in it and exchanges
+// A folder that is filled as `tmp-<name>.<nonce>` beside its place, where what a killed call left goes first. commit()
+// syncs every file and folder in it and exchanges
 // it with what stood at `path` before, which is then removed. Whoever calls it knows that what stands there may go.
 class AtomicFolder {
  public:
@@ -55,6 +56,7 @@ class AtomicFolder {
  private:
   std::filesystem::path path_;
   std::filesystem::path temporary_;
+  int lock_ = -1;  // held as long as it is filled
   bool committed_ = false;
 };
 

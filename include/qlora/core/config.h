@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,9 +36,11 @@ struct Settings {
 std::vector<Given> settings_of(const Value& document, Problems& problems);
 
 // Reads `settings` into `object`, whose keys are those of `command`. Keys of the `others` are checked and otherwise
-// ignored. Notes say which synonyms stood for which keys. Rules are checked where nothing is wrong.
-void apply(const Settings& settings, const CommandKeys& command, const std::vector<CommandKeys>& others, void* object,
-           Problems& problems, std::vector<std::string>& notes);
+// ignored. Notes say which synonyms stood for which keys. Rules are checked where nothing is wrong. Returns the names
+// of the keys that were set, be it to their default.
+std::set<std::string> apply(const Settings& settings, const CommandKeys& command,
+                            const std::vector<CommandKeys>& others, void* object, Problems& problems,
+                            std::vector<std::string>& notes);
 
 // The resolved options as a JSON object, without what belongs to one call alone.
 Json options_json(const KeySet& keys, const void* object);

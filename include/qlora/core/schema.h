@@ -216,14 +216,14 @@ class KeyBuilder {
     for (const auto& choice : enumerators) key_.choices.push_back(choice.first);
     return key_.enumerators = std::move(enumerators), *this;
   }
-  KeyBuilder& one_of(std::vector<std::string> texts) { return key_.choices = std::move(texts), *this; }
+  KeyBuilder& one_of(const std::vector<std::string>& texts) { return key_.choices = texts, *this; }
   // Further spellings of choices: {"bf16", "bfloat16"}.
-  KeyBuilder& spelt(std::vector<std::pair<std::string, std::string>> spellings) {
-    return key_.choice_spellings = std::move(spellings), *this;
+  KeyBuilder& spelt(const std::vector<std::pair<std::string, std::string>>& spellings) {
+    return key_.choice_spellings = spellings, *this;
   }
   // A form that the text must have; `words` say which.
-  KeyBuilder& form(std::string words, std::function<bool(const Leaf&)> accepts) {
-    return key_.type = std::move(words), key_.accepts = std::move(accepts), *this;
+  KeyBuilder& form(const std::string& words, std::function<bool(const Leaf&)> accepts) {
+    return key_.type = words, key_.accepts = std::move(accepts), *this;
   }
 
   KeyBuilder& synonyms(const std::vector<std::string>& names) {
@@ -239,9 +239,7 @@ class KeyBuilder {
 
   // The refusals. To build a feature is to delete its line.
   KeyBuilder& not_built_yet() { return key_.not_built = true, *this; }
-  KeyBuilder& not_built_yet(std::vector<std::string> choices) {
-    return key_.not_built_choices = std::move(choices), *this;
-  }
+  KeyBuilder& not_built_yet(const std::vector<std::string>& choices) { return key_.not_built_choices = choices, *this; }
   KeyBuilder& not_built_yet_where(std::function<std::string(const Leaf&)> refused) {
     return key_.refused = std::move(refused), *this;
   }
@@ -269,11 +267,11 @@ class Schema {
       : keys_(keys), self_(std::move(self)), group_(std::move(group)), selection_(std::move(selection)) {}
 
   template <class M>
-  KeyBuilder<M> key(const std::string& name, M T::*member, std::string help) {
+  KeyBuilder<M> key(const std::string& name, M T::*member, const std::string& help) {
     auto key = std::make_shared<TypedKey<M>>();
     key->name = name;
     key->group = group_;
-    key->help = std::move(help);
+    key->help = help;
     key->initial = T{}.*member;
     key->at = [self = self_, member](void* object) -> M& { return self(object)->*member; };
     using Leaf = typename KeyShape<M>::Leaf;

@@ -275,6 +275,7 @@ TEST(Rules, NameWhatContradicts) {
   EXPECT_EQ(apply_to("train", "eval_strategy: epoch").problems, "c:1:1: eval_strategy: needs eval_dataset or val_size");
   EXPECT_EQ(apply_to("train", "load_best_model_at_end: true").problems,
             "c:1:1: load_best_model_at_end: needs eval_strategy: steps or epoch");
+  EXPECT_EQ(apply_to("train", "report_to: [tensorboard, none]").problems, "c:1:1: report_to: none stands alone");
   EXPECT_EQ(apply_to("train", "max_steps: 0").problems,
             "c:1:1: max_steps: 0 steps train nothing: give a number above 0, or -1 for the epochs");
   EXPECT_EQ(apply_to("eval", "require: spider:0.6").problems,

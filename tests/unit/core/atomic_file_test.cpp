@@ -144,6 +144,25 @@ TEST_F(AtomicFiles, AFolderMovesOutAmongOthersFiles) {
   EXPECT_EQ(content(root_ / "out/mine"), "0");
 }
 
+// The lock of a folder that is being filled lives as long as its owner.
+TEST_F(AtomicFiles, WhatAKilledCallLeftBesideItsOutputIsRemovedByTheNext) {
+  fs::path left;
+  {
+    const AtomicFolder killed(root_ / "out");
+    left = killed.temporary();
+    fs::copy(left, root_ / "aside");
+  }
+  fs::rename(root_ / "aside", left);
+  write_file_atomically(left / "weights", "1");
+  const fs::path mine = root_ / "tmp-out.mine", other = root_ / "tmp-other.qlora-1f-2a";
+  for (const fs::path& path : {mine, other}) fs::create_directories(path);
+  const AtomicFolder next(root_ / "out");
+  EXPECT_FALSE(fs::exists(left));
+  const AtomicFolder beside(root_ / "out");
+  for (const fs::path& path : {next.temporary(), beside.temporary(), mine, other})
+    EXPECT_TRUE(fs::exists(path)) << path;
+}
+
 TEST_F(AtomicFiles, LeftoversOfKilledRunsAreRemoved) {
   std::string left;
   {
