@@ -1,4 +1,4 @@
-// Gated activation; see nn/swiglu.h for the formula.
+// Gated activation; see nn/gated_activation.h for the formula.
 #pragma once
 
 #include <cuda_runtime_api.h>

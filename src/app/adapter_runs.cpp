@@ -15,7 +15,7 @@ namespace fs = std::filesystem;
 BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const LoraAdapter* adapter) {
   const bool trained_in_4bit = adapter != nullptr && adapter->record && adapter->record->quant_type == "nf4";
   BaseSettings settings;
-  settings.device = choose_device(common.device);
+  settings.device = choose_device(common.device, common.dry_run);
   settings.dtype = choose_dtype(model.dtype, settings.device);
   settings.dequantize_cache_bytes = dequantize_cache_bytes(model, settings.device);
   settings.quantize = model.load_in_4bit.value_or(trained_in_4bit);

@@ -22,7 +22,7 @@ WeightPolicy policy_of(const BaseSettings& settings) {
 }  // namespace
 
 BaseSettings base_settings(const TrainJob& job) {
-  const at::Device device = choose_device(job.common.device);
+  const at::Device device = choose_device(job.common.device, job.common.dry_run);
   return {job.model.method == Method::kQlora, job.model.use_bnb_nested_quant, device,
           choose_dtype(job.model.dtype, device), dequantize_cache_bytes(job.model, device)};
 }

@@ -232,7 +232,7 @@ int run_merge(const MergeJob& job) {
   const fs::path model = model_folder_of(job.model);
   const ModelConfig config = read_model_config(model);
   std::vector<Source> sources = load_sources(job.merge);
-  const auto store = std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{});
+  const auto store = std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{.planned = true});
   const Decoder unfilled(config, store, TrainingPlan{});
   check_sources(sources, linear_names(config), [&](const std::string& weight) { return store->member(weight).shape; });
   check_output(job.common.output_dir, model, sources);

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 
+#include <ATen/Context.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
@@ -63,8 +65,9 @@ std::int64_t frozen_count(const WeightStore& store) {
   return count;
 }
 
-// Multiplications and additions a second of one product.
-double measured_speed(at::Device device, at::ScalarType dtype) {
+// Multiplications and additions a second of one product; none of a device that is not here.
+std::optional<double> measured_speed(at::Device device, at::ScalarType dtype) {
+  if (device.is_cuda() && !at::hasCUDA()) return std::nullopt;
   using Clock = std::chrono::steady_clock;
   const std::int64_t size = device.is_cpu() ? 512 : 8192;  // a GPU shows its speed in large ones alone
   const at::Tensor a = at::zeros({size, size}, at::TensorOptions().device(device).dtype(dtype));
@@ -104,7 +107,7 @@ class Planner {
     TrainingPlan plan;
     plan.full = job.model.method == Method::kFull;
     if (!plan.full) plan = make_training_plan(start.config, config_, static_cast<std::uint64_t>(job.common.seed));
-    const WeightPolicy policy{settings_.quantize, settings_.nested, settings_.dequantize_cache_bytes};
+    const WeightPolicy policy{settings_.quantize, settings_.nested, settings_.dequantize_cache_bytes, /*planned=*/true};
     decoder_ = std::make_unique<Decoder>(
         config_, std::make_shared<WeightStore>(settings_.device, settings_.dtype, policy), plan);
   }
@@ -131,8 +134,8 @@ class Planner {
     plan["merged_micro_batches"] = run.merged;
     plan["gradient_checkpointing"] = description_of(run.keep);
     plan["bytes"] = run.bytes.to_json();
-    plan["estimated_seconds"] =
-        tokens * operations_per_token(frozen, trained) / measured_speed(settings_.device, settings_.dtype);
+    const auto speed = measured_speed(settings_.device, settings_.dtype);
+    plan["estimated_seconds"] = speed ? Json(tokens * operations_per_token(frozen, trained) / *speed) : Json();
     return plan;
   }
 
@@ -195,8 +198,10 @@ std::string plan_text(const Json& plan) {
       plan.at("trainable_parameters").dump(), plan.at("parameters").dump(),
       plan.at("gradient_checkpointing").get<std::string>());
   for (const auto& [kind, count] : bytes.items()) text += fmt::format("  {:<12}{}\n", kind, gib(count));
-  return text + fmt::format("time        about {:.0f} s for the products\nnothing was written\n",
-                            plan.at("estimated_seconds").get<double>());
+  const Json& seconds = plan.at("estimated_seconds");
+  const std::string time = seconds.is_null() ? "unknown: this machine has no such device"
+                                             : fmt::format("about {:.0f} s for the products", seconds.get<double>());
+  return text + fmt::format("time        {}\nnothing was written\n", time);
 }
 
 }  // namespace qlora

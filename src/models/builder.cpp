@@ -3,11 +3,10 @@
 #include <cmath>
 
 #include "qlora/nn/embedding.h"
-#include "qlora/nn/geglu.h"
+#include "qlora/nn/gated_activation.h"
 #include "qlora/nn/head_norm.h"
 #include "qlora/nn/residual.h"
 #include "qlora/nn/short_convolution.h"
-#include "qlora/nn/swiglu.h"
 
 namespace qlora {
 
@@ -73,7 +72,8 @@ std::shared_ptr<RopeTable> DecoderBuilder::rope_table(std::int64_t layer) {
   std::shared_ptr<RopeTable>& table = windowed ? windowed_rope_ : rope_;
   if (!table) {
     table = std::make_shared<RopeTable>(c.rotary_dim(), windowed ? c.windowed_rope_base : c.rope_base,
-                                        windowed ? RopeScaling{} : c.rope_scaling, device(), dtype());
+                                        windowed ? RopeScaling{} : c.rope_scaling, decoder_.store_->tensor_device(),
+                                        dtype());
   }
   return table;
 }
@@ -89,11 +89,8 @@ Block::Value DecoderBuilder::attention(Block& block, std::int64_t layer, Block::
 }
 
 Block::Value DecoderBuilder::gated_activation(Block& block, Block::Value gate_up) {
-  const std::int64_t columns = config().intermediate;
-  if (config().activation == Activation::kGeluTanh) {
-    return block.add(std::make_shared<GeGlu>(columns, dtype()), {gate_up});
-  }
-  return block.add(std::make_shared<SwiGlu>(columns, dtype()), {gate_up});
+  const ModelConfig& c = config();
+  return block.add(std::make_shared<GatedActivation>(c.activation, c.intermediate, dtype()), {gate_up});
 }
 
 Block::Value DecoderBuilder::short_convolution(Block& block, const std::string& name, std::int64_t layer,

@@ -24,7 +24,7 @@ Decoder::Decoder(ModelConfig config, std::shared_ptr<WeightStore> store, const T
     : config_(std::move(config)), store_(std::move(store)) {
   DecoderBuilder builder(*this, plan);
   find_architecture(config_.model_type, "config.json").build(builder);
-  parameters_.allocate(store_->device(), store_->dtype());
+  parameters_.allocate(store_->tensor_device(), store_->dtype());
 }
 
 const std::vector<Block>& Decoder::blocks(HeadKind head) const {
@@ -116,7 +116,7 @@ std::vector<std::string> linear_names(const ModelConfig& config) {
     names.push_back(linear);
     return std::nullopt;
   };
-  const Decoder shape_only(config, std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{}), plan);
+  const Decoder shape_only(config, std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{.planned = true}), plan);
   return names;
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <fmt/format.h>
 
@@ -81,9 +82,11 @@ MemoryBytes lasting_bytes(const Decoder& decoder, const TrainOptions& options) {
 
 // Bytes that the run may have in all, what it holds already among them. A tenth of what is free is left to others.
 std::int64_t memory_limit(const Decoder& decoder, const TrainOptions& options) {
-  const std::int64_t held = decoder.store().bytes() + decoder.store().scratch_bytes() + parameter_bytes(decoder) +
-                            static_cast<std::int64_t>(decoder.parameters().grads().nbytes());
-  const std::int64_t limit = held + free_memory(decoder.device()) / 10 * 9;
+  const WeightStore& store = decoder.store();
+  const std::int64_t held = (store.planned() ? store.planned_bytes() : store.bytes() + store.scratch_bytes()) +
+                            parameter_bytes(decoder) + static_cast<std::int64_t>(decoder.parameters().grads().nbytes());
+  const std::int64_t free = free_memory(decoder.device()) - (store.planned() ? held : 0);
+  const std::int64_t limit = held + free / 10 * 9;
   if (!options.max_memory_gib) return limit;
   const double own = *options.max_memory_gib - (decoder.device().is_cuda() ? kCudaContextGib : 0.0);
   return std::min(limit, static_cast<std::int64_t>(own * kGib));
@@ -232,6 +235,7 @@ std::int64_t used_memory(at::Device device) {
 }
 
 std::int64_t free_memory(at::Device device) {
+  if (device.is_cuda() && !at::hasCUDA()) return kUnlimited;  // planned for a machine that this is not
   if (!device.is_cpu()) {
     return static_cast<std::int64_t>(c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first);
   }

@@ -8,6 +8,7 @@
 
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/nn/kernels.h"
 #include "qlora/weights/upload.h"
 
 namespace qlora {
@@ -28,12 +29,13 @@ std::string shortened(const std::vector<std::string>& names) {
 
 }  // namespace
 
-at::Device choose_device(const std::string& name) {
+at::Device choose_device(const std::string& name, bool to_plan) {
   if (name == "auto") return at::hasCUDA() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   if (name == "cpu") return at::Device(at::kCPU);
   const std::size_t count = at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0;
   const at::Device device = name == "cuda" ? at::Device(at::kCUDA, 0) : at::Device(name);
-  if (static_cast<std::size_t>(device.index()) >= count) {
+  const bool has_kernels = gpu::serves(device, at::kFloat);
+  if (static_cast<std::size_t>(device.index()) >= count && !(to_plan && has_kernels)) {
     throw UsageError(fmt::format("device {}: this machine has {} CUDA device{} that this build can use", name, count,
                                  count == 1 ? "" : "s"));
   }

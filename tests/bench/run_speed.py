@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """A whole run of `qlora train` over random weights in a real model's shape: wall time from start to end, peak memory beside
-the plan.
+the plan, and beside the one that a dry run makes where no GPU can be seen.
 
 usage: run_speed.py SHAPE [--qlora BINARY] [--work FOLDER] [--rows N] [--lengths FILE.json | --mean TOKENS] [KEY=VALUE ...]
   KEY=VALUE goes to qlora train; the defaults are 5 epochs of 8 rows x 2, r 16 on q, k, v, o, dropout 0.05, bfloat16.
@@ -8,6 +8,7 @@ usage: run_speed.py SHAPE [--qlora BINARY] [--work FOLDER] [--rows N] [--lengths
   The model is written to FOLDER once and found there again. Needs Python with torch (a GPU makes the weights faster)."""
 import argparse
 import json
+import os
 import pathlib
 import random
 import re
@@ -96,6 +97,9 @@ def main():
     given = {**DEFAULTS, **dict(setting.split("=", 1) for setting in options.settings)}
     command = [options.qlora, "train", f"--model_name_or_path={model}", f"--dataset={data}", f"--output_dir={out}",
                *(f"--{key}={value}" for key, value in given.items())]
+    blind = subprocess.run([str(word) for word in [*command, "--device=cuda", "--dry-run", "--json"]], capture_output=True, text=True,
+                           env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, check=False)
+    foreseen = json.loads(blind.stdout)["bytes"]["total"] / 2**30 if blind.returncode == 0 else None
     start = time.time()
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     seconds = time.time() - start
@@ -107,7 +111,7 @@ def main():
     plan = re.search(r"memory: .* total ([\d.]+) GiB", done.stderr)
     print(json.dumps({"shape": options.shape, "seconds": round(seconds, 2), "steps": len(steps), "steps_seconds": round(sum(times) / 1e3, 2),
                       "median_step_ms": times[len(times) // 2], "tokens": sum(step["input_tokens"] for step in steps),
-                      "planned_gib": float(plan[1]) if plan else None, "allocated_gib": steps[-1]["memory_allocated_gib"],
+                      "foreseen_gib": foreseen, "planned_gib": float(plan[1]) if plan else None, "allocated_gib": steps[-1]["memory_allocated_gib"],
                       "used_gib": steps[-1]["memory_used_gib"], "loss": [steps[0]["loss"], steps[-1]["loss"]],
                       "grad_norm": [steps[0]["grad_norm"], steps[-1]["grad_norm"]]}))
 

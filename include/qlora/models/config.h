@@ -7,14 +7,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include "qlora/nn/activation.h"
 #include "qlora/nn/rope_scaling.h"
 
 namespace qlora {
 
 // What mixes the tokens of a row in one layer.
 enum class LayerKind { kAttention, kWindowedAttention, kConvolution };
-
-enum class Activation { kSilu, kGeluTanh };
 
 struct ModelConfig {
   std::string model_type;  // "llama", "qwen2": the architecture; architecture.cpp lists them

@@ -18,6 +18,7 @@ struct WeightPolicy {
   bool quantize = false;                    // false: everything is kept dense
   bool nested = true;                       // quantize the blocks' absmax, too
   std::int64_t dequantize_cache_bytes = 0;  // how much may stay dequantized; the numbers are the same either way
+  bool planned = false;  // shapes alone: nothing is put, and the device, which need not be there, is not touched
 };
 
 struct WeightMember {
@@ -63,6 +64,9 @@ class WeightStore {
 
   at::ScalarType dtype() const { return dtype_; }
   at::Device device() const { return device_; }
+  // Where a model over this store makes its own tensors: meta where it is planned alone.
+  at::Device tensor_device() const { return policy_.planned ? at::Device(at::kMeta) : device_; }
+  bool planned() const { return policy_.planned; }
   std::int64_t bytes() const;          // codes, scales and dense weights
   std::int64_t scratch_bytes() const;  // the buffer that dequantized groups pass through, and the cache
   // The same once every member is filled, and every group was used in the order of add().

@@ -12,8 +12,9 @@
 
 namespace qlora {
 
-// "auto" (CUDA where there is a device), "cpu", "cuda", "cuda:N". Throws UsageError where the device is not there.
-at::Device choose_device(const std::string& name);
+// "auto" (CUDA where there is a device), "cpu", "cuda", "cuda:N". Throws UsageError where the device is not there; to
+// plan a run on a GPU a build with CUDA is enough.
+at::Device choose_device(const std::string& name, bool to_plan = false);
 
 // auto: bfloat16 on CUDA, float32 on the CPU. float16 on the CPU is a UsageError: nothing there computes in it well.
 at::ScalarType choose_dtype(ComputeDtype dtype, at::Device device);

@@ -5,12 +5,12 @@
 #include <gtest/gtest.h>
 
 #include "qlora/nn/attention.h"
+#include "qlora/nn/gated_activation.h"
 #include "qlora/nn/gemm.h"
 #include "qlora/nn/head_norm.h"
 #include "qlora/nn/kernels.h"
 #include "qlora/nn/rms_norm.h"
 #include "qlora/nn/rope.h"
-#include "qlora/nn/swiglu.h"
 
 #include "support/gpu.h"
 
@@ -107,7 +107,7 @@ TEST_P(Kernels, HeadNorm) {
 
 TEST_P(Kernels, SwiGlu) {
   const auto [dtype, rows, columns] = GetParam();
-  SwiGlu op(columns, dtype);
+  GatedActivation op(Activation::kSilu, columns, dtype);
   OperationViews v;
   v.in = {random(rows, 2 * columns)};
   v.buffers = {random(), random()};

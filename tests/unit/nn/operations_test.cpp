@@ -10,7 +10,7 @@
 
 #include "qlora/nn/attention.h"
 #include "qlora/nn/embedding.h"
-#include "qlora/nn/geglu.h"
+#include "qlora/nn/gated_activation.h"
 #include "qlora/nn/head.h"
 #include "qlora/nn/head_norm.h"
 #include "qlora/nn/kv_cache.h"
@@ -163,14 +163,17 @@ TEST_F(Operations, HeadNorm) {
   }
 }
 
-TEST_F(Operations, GeGlu) {
-  GeGlu activation(7, at::kDouble);
-  const Batch batch = batch_of({5, 2});
-  expect_equal(activation, batch, {input(batch, 14)}, [](const Tensors& in, const Tensors&) {
-    const at::Tensor z = in[0].narrow(1, 0, 7);
-    const at::Tensor gelu = 0.5 * z * (1.0 + at::tanh(std::sqrt(2.0 / M_PI) * (z + 0.044715 * z.pow(3))));
-    return gelu * in[0].narrow(1, 7, 7);
-  });
+TEST_F(Operations, GatedActivations) {
+  for (const Activation f : {Activation::kSilu, Activation::kGeluTanh}) {
+    GatedActivation activation(f, 7, at::kDouble);
+    const Batch batch = batch_of({5, 2});
+    expect_equal(activation, batch, {input(batch, 14)}, [f](const Tensors& in, const Tensors&) {
+      const at::Tensor z = in[0].narrow(1, 0, 7);
+      const at::Tensor silu = z * at::sigmoid(z);
+      const at::Tensor gelu = 0.5 * z * (1.0 + at::tanh(std::sqrt(2.0 / M_PI) * (z + 0.044715 * z.pow(3))));
+      return (f == Activation::kSilu ? silu : gelu) * in[0].narrow(1, 7, 7);
+    });
+  }
 }
 
 TEST_F(Operations, Residual) {

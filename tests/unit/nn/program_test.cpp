@@ -9,10 +9,10 @@
 #include <gtest/gtest.h>
 
 #include "qlora/nn/embedding.h"
+#include "qlora/nn/gated_activation.h"
 #include "qlora/nn/head.h"
 #include "qlora/nn/program_cache.h"
 #include "qlora/nn/projection.h"
-#include "qlora/nn/swiglu.h"
 
 namespace qlora {
 namespace {
@@ -68,7 +68,7 @@ class Programs : public testing::Test {
     const auto normed = block.add(
         std::make_shared<RmsNorm>(weight(name + "norm", {kHidden}), kHidden, 1e-6, at::kDouble), {Block::kInput});
     const auto wide = block.add(projection(name + "up", kHidden, 2 * kWide, false), {normed});
-    const auto active = block.add(std::make_shared<SwiGlu>(kWide, at::kDouble), {wide});
+    const auto active = block.add(std::make_shared<GatedActivation>(Activation::kSilu, kWide, at::kDouble), {wide});
     block.add(projection(name + "down", kWide, kHidden, true), {active, Block::kInput});
   }
 
