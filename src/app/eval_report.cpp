@@ -8,6 +8,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/eval/paired.h"
+#include "qlora/eval/ratings.h"
 #include "qlora/eval/report_json.h"
 #include "qlora/eval/task_scores.h"
 #include "qlora/eval/terminal_table.h"
@@ -80,8 +81,17 @@ void write_reports(const std::filesystem::path& output, const EvalResults& resul
 void write_files(const EvalJob& job, const EvalResults& results, const Json& report) {
   std::optional<AtomicFile> rows;
   if (!job.eval.per_row.empty()) rows.emplace(job.eval.per_row).write(per_row_text(results, job.eval.per_row));
+  std::optional<AtomicFile> sheet, key;
+  if (!job.eval.blind.empty()) {
+    const BlindSheet blind = make_blind_sheet(results, static_cast<uint64_t>(job.common.seed));
+    key.emplace(blind_key(job.eval.blind)).write(blind.key);
+    sheet.emplace(job.eval.blind).write(blind.sheet);
+  }
   if (!job.common.output_dir.empty()) write_reports(job.common.output_dir, results, report);
   if (rows) rows->commit();
+  if (!sheet) return;
+  key->commit();
+  sheet->commit();
 }
 
 }  // namespace
@@ -95,7 +105,8 @@ int print_eval_plan(const EvalJob& job, size_t rows, const Json& runs) {
   return static_cast<int>(ExitCode::kOk);
 }
 
-int finish_eval(const EvalJob& job, const EvalResults& results) {
+int finish_eval(const EvalJob& job, EvalResults results) {
+  if (!job.eval.ratings.empty()) add_ratings(results, job.eval.ratings);
   const Json report = report_json(results, static_cast<uint64_t>(job.common.seed));
   const auto missed = missed_scores(results, job.eval.require);
   warn_about_gold(results);

@@ -9,6 +9,7 @@
 
 #include "qlora/app/base_model.h"
 #include "qlora/app/commands.h"
+#include "qlora/app/train_evaluation.h"
 #include "qlora/app/train_plan.h"
 #include "qlora/app/train_report.h"
 #include "qlora/app/training_data.h"
@@ -16,7 +17,9 @@
 #include "qlora/core/config.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/core/schema.h"
 #include "qlora/core/signal.h"
+#include "qlora/eval/task_scores.h"
 #include "qlora/report/model_card.h"
 #include "qlora/train/trainer.h"
 #include "qlora/weights/load.h"
@@ -45,12 +48,19 @@ Json identity_of(const TrainJob& job, const std::string& fingerprint, const std:
                            "prepared_dir",
                            "tables",
                            "db_dir",
+                           "mmlu_dir",
                            "max_memory_gib",
                            "dequantize_cache",
                            "device",
                            "gradient_checkpointing",
                            "per_device_eval_batch_size"}) {
     keys.erase(free);
+  }
+  if (job.train.eval_tasks.empty()) {  // what they are scored by then says nothing
+    keys.erase("max_eval_samples");
+    for (const KeySet* unused : {&keys_of<GenerateOptions>(), &keys_of<EvalOptions>()}) {
+      for (const std::string& name : unused->names()) keys.erase(name);
+    }
   }
   keys["data"] = fingerprint;
   keys["base weights"] = base_weights;
@@ -90,7 +100,10 @@ class TrainRun {
         data_(std::move(data)),
         base_(model_, base_settings(job)),
         start_(std::move(start)),
-        identity_(identity_of(job, data_.fingerprint, base_.folder().weights_identity())) {}
+        identity_(identity_of(job, data_.fingerprint, base_.folder().weights_identity())) {
+    // Before the weights: it forks the workers of the SQL sandbox.
+    if (!job.train.eval_tasks.empty()) evaluation_.emplace(job, model_, data_);
+  }
 
   int run() {
     require_folder(output_);
@@ -211,7 +224,17 @@ class TrainRun {
     settings.identity = identity_;
     settings.save_model = [this](const fs::path& folder) { save_model(folder); };
     settings.on_saved = [this](std::int64_t step) { supersede(step); };
+    settings.options.greater_is_better = greater_is_better();
+    if (evaluation_) {
+      settings.on_eval = [this] { return evaluation_->scores(*decoder_); };
+      settings.on_eval_bytes = evaluation_->bytes(*decoder_);
+    }
     return settings;
+  }
+
+  bool greater_is_better() const {
+    const auto score = task_score_of(job_.train.metric_for_best_model, job_.train.eval_tasks);
+    return job_.train.greater_is_better.value_or(score && !lower_is_better(score->score));
   }
 
   void save_model(const fs::path& folder) {
@@ -287,6 +310,7 @@ class TrainRun {
   BaseModel base_;
   AdapterStart start_;
   Json identity_;
+  std::optional<TrainingEvaluation> evaluation_;
   LoraConfig lora_;
   std::unique_ptr<Decoder> decoder_;
   std::vector<fs::path> superseded_;  // checkpoints of an earlier run, which the first save of this one removes

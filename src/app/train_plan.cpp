@@ -12,6 +12,7 @@
 #include <fmt/ranges.h>
 
 #include "qlora/app/base_model.h"
+#include "qlora/app/train_evaluation.h"
 #include "qlora/core/error.h"
 #include "qlora/train/memory.h"
 #include "qlora/train/trainer.h"
@@ -102,7 +103,7 @@ std::string gib(const Json& bytes) {
 class Planner {
  public:
   Planner(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data)
-      : job_(job), data_(data), config_(read_model_config(model)) {
+      : job_(job), model_(model), data_(data), config_(read_model_config(model)) {
     settings_ = base_settings(job);
     TrainingPlan plan;
     plan.full = job.model.method == Method::kFull;
@@ -127,7 +128,9 @@ class Planner {
               {"tokens_per_epoch", data_.train.tokens()},
               {"parameters", frozen + trained},
               {"trainable_parameters", trained}};
-    const RunPlan run = plan_run(*decoder_, job_.train, data_.train, options, steps);
+    std::int64_t evaluation = 0;
+    if (!job_.train.eval_tasks.empty()) evaluation = TrainingEvaluation(job_, model_, data_).bytes(*decoder_);
+    const RunPlan run = plan_run(*decoder_, job_.train, data_.train, options, steps, evaluation);
     const PackedBatch& longest = run.largest.front().batch;
     plan["longest_batch"] = {
         {"rows", longest.sequences()}, {"tokens", longest.tokens()}, {"labels", longest.targets.size()}};
@@ -141,6 +144,7 @@ class Planner {
 
  private:
   const TrainJob& job_;
+  fs::path model_;
   const TrainingData& data_;
   ModelConfig config_;
   BaseSettings settings_;
