@@ -15,11 +15,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
+}  // namespace
+
 WeightPolicy policy_of(const BaseSettings& settings) {
   return {settings.quantize, settings.nested, settings.dequantize_cache_bytes};
 }
-
-}  // namespace
 
 BaseSettings base_settings(const TrainJob& job) {
   const at::Device device = choose_device(job.common.device, job.common.dry_run);

@@ -80,6 +80,17 @@ int64_t MmluEvaluation::bytes(const Decoder& decoder) const {
   return bytes;
 }
 
+int64_t MmluEvaluation::tokens() const {
+  int64_t count = 0;
+  for (const auto& questions : questions_) {
+    for (const ChoiceQuestion& question : questions) {
+      count += std::ssize(question.context);
+      for (const auto& choice : question.choices) count += std::ssize(choice);
+    }
+  }
+  return count;
+}
+
 TaskResult MmluEvaluation::run(const std::string& name, Decoder& decoder, PartialResults& partial) const {
   ChoiceScorer scorer(decoder, batch_size_);
   Progress progress(name, static_cast<std::int64_t>(size_));

@@ -6,6 +6,7 @@
 
 #include "qlora/app/adapter_runs.h"
 #include "qlora/app/base_model.h"
+#include "qlora/app/cost.h"
 #include "qlora/app/eval_predictions.h"
 #include "qlora/app/eval_tasks.h"
 #include "qlora/app/partial_results.h"
@@ -15,6 +16,7 @@
 #include "qlora/eval/ratings.h"
 #include "qlora/eval/task_scores.h"
 #include "qlora/formats/mapped_file.h"
+#include "qlora/nn/gemm.h"
 
 namespace qlora {
 namespace {
@@ -89,7 +91,7 @@ class ModelEvaluation {
   }
 
   int run() {
-    if (job_.common.dry_run) return print_eval_plan(job_, tasks_.size(), plan());
+    if (job_.common.dry_run) return print_plan();
     PartialResults partial(job_.common.output_dir, identity());
     const auto start = Clock::now();
     for (const PlannedRun& run : runs_) {
@@ -135,14 +137,37 @@ class ModelEvaluation {
     return *base_;
   }
 
-  Json plan() const {
+  int print_plan() const {
+    const ModelConfig config = read_model_config(model_);
     Json runs = Json::array();
+    double operations = 0.0;
     for (const PlannedRun& run : runs_) {
+      const auto store = planned_store(run.settings);
+      const Decoder decoder(
+          config, store, run.adapter != nullptr ? make_training_plan(run.adapter->config, config, 0) : TrainingPlan{});
       runs.push_back({{"name", run.name},
                       {"adapter", run.folder.empty() ? Json(nullptr) : Json(run.folder)},
-                      {"load_in_4bit", run.settings.quantize}});
+                      {"load_in_4bit", run.settings.quantize},
+                      {"bytes", bytes_of(decoder)}});
+      const std::int64_t weights = missing_elements(*store) + decoder.parameters().size();
+      operations += 2.0 * static_cast<double>(weights) * static_cast<double>(tasks_.tokens());
     }
-    return runs;
+    const BaseSettings& settings = runs_.front().settings;
+    const auto speed = measured_speed(settings.device, settings.dtype);
+    return print_eval_plan(job_, tasks_.size(), runs, speed ? Json(operations / *speed) : Json());
+  }
+
+  // On the device, at most.
+  Json bytes_of(const Decoder& decoder) const {
+    Json bytes = {{"weights", decoder.store().planned_bytes()},
+                  {"dequantized", decoder.store().planned_scratch_bytes()},
+                  {"adapter", decoder.parameters().bytes()},
+                  {"evaluation", tasks_.bytes(decoder)}};
+    std::int64_t total = gemm_workspace_bytes(decoder.device());
+    for (const auto& [kind, count] : bytes.items()) total += count.get<std::int64_t>();
+    bytes["workspaces"] = gemm_workspace_bytes(decoder.device());
+    bytes["total"] = total;
+    return bytes;
   }
 
   const EvalJob& job_;

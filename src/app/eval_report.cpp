@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "qlora/app/cost.h"
 #include "qlora/app/eval_predictions.h"
 #include "qlora/app/output.h"
 #include "qlora/core/atomic_file.h"
@@ -96,12 +97,21 @@ void write_files(const EvalJob& job, const EvalResults& results, const Json& rep
 
 }  // namespace
 
-int print_eval_plan(const EvalJob& job, size_t rows, const Json& runs) {
+int print_eval_plan(const EvalJob& job, size_t rows, const Json& runs, const std::optional<Json>& seconds) {
+  if (job.common.json) {
+    Json plan = {{"rows", rows}, {"runs", runs}, {"tasks", job.eval.tasks}};
+    if (seconds) plan["estimated_seconds"] = *seconds;
+    print_text(json_line(plan));
+    return static_cast<int>(ExitCode::kOk);
+  }
   std::vector<std::string> names;
   for (const auto& run : runs) names.push_back(run["name"].get<std::string>());
-  print_text(job.common.json ? json_line({{"rows", rows}, {"runs", runs}, {"tasks", job.eval.tasks}})
-                             : fmt::format("{} rows; tasks: {}; runs: {}\n", rows, fmt::join(job.eval.tasks, ", "),
-                                           fmt::join(names, ", ")));
+  std::string text =
+      fmt::format("{} rows; tasks: {}; runs: {}\n", rows, fmt::join(job.eval.tasks, ", "), fmt::join(names, ", "));
+  for (const auto& run : runs) {
+    if (run.contains("bytes")) text += run["name"].get<std::string>() + "\n" + bytes_text(run["bytes"]);
+  }
+  print_text(seconds ? text + time_text(*seconds) : text);
   return static_cast<int>(ExitCode::kOk);
 }
 

@@ -114,6 +114,12 @@ std::int64_t EvalTasks::bytes(const Decoder& decoder) const {
   return most;
 }
 
+std::int64_t EvalTasks::tokens() const {
+  std::int64_t count = perplexity_rows_.tokens() + (mmlu_ ? mmlu_->tokens() : 0);
+  for (const Prompt& prompt : prompts_) count += std::ssize(prompt.ids) + job_.generate.max_new_tokens;
+  return count;
+}
+
 std::string EvalTasks::fingerprint() const {
   Sha256 hash;
   const std::vector<std::int32_t> stops = encoder_.stop_ids();

@@ -1,17 +1,12 @@
 #include "qlora/app/train_plan.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
-#include <optional>
 
-#include <ATen/Context.h>
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "qlora/app/base_model.h"
+#include "qlora/app/cost.h"
 #include "qlora/app/train_evaluation.h"
 #include "qlora/core/error.h"
 #include "qlora/train/memory.h"
@@ -59,28 +54,6 @@ void check_target_names(const LoraConfig& config, const ModelConfig& model) {
   }
 }
 
-// Weights that a store is yet to be filled with.
-std::int64_t frozen_count(const WeightStore& store) {
-  std::int64_t count = 0;
-  for (const std::string& name : store.missing()) count += element_count(store.member(name).shape).value_or(0);
-  return count;
-}
-
-// Multiplications and additions a second of one product; none of a device that is not here.
-std::optional<double> measured_speed(at::Device device, at::ScalarType dtype) {
-  if (device.is_cuda() && !at::hasCUDA()) return std::nullopt;
-  using Clock = std::chrono::steady_clock;
-  const std::int64_t size = device.is_cpu() ? 512 : 8192;  // a GPU shows its speed in large ones alone
-  const at::Tensor a = at::zeros({size, size}, at::TensorOptions().device(device).dtype(dtype));
-  const auto run = [&] { return at::matmul(a, a).sum().item<double>(); };
-  run();
-  const auto start = Clock::now();
-  int count = 0;
-  double seconds = 0.0;
-  for (; seconds < 0.05; seconds = std::chrono::duration<double>(Clock::now() - start).count(), ++count) run();
-  return 2.0 * std::pow(size, 3) * count / seconds;
-}
-
 // Forward and the gradient of inputs take two operations a weight and token each, the gradient of weights two more.
 double operations_per_token(std::int64_t frozen, std::int64_t trained) {
   return 4.0 * static_cast<double>(frozen) + 6.0 * static_cast<double>(trained);
@@ -96,10 +69,6 @@ std::string description_of(const std::vector<Keep>& keep) {
   return text.empty() ? "off" : text;
 }
 
-std::string gib(const Json& bytes) {
-  return fmt::format("{:.3f} GiB", bytes.get<double>() / (1024.0 * 1024.0 * 1024.0));
-}
-
 class Planner {
  public:
   Planner(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data)
@@ -108,16 +77,14 @@ class Planner {
     TrainingPlan plan;
     plan.full = job.model.method == Method::kFull;
     if (!plan.full) plan = make_training_plan(start.config, config_, static_cast<std::uint64_t>(job.common.seed));
-    const WeightPolicy policy{settings_.quantize, settings_.nested, settings_.dequantize_cache_bytes, /*planned=*/true};
-    decoder_ = std::make_unique<Decoder>(
-        config_, std::make_shared<WeightStore>(settings_.device, settings_.dtype, policy), plan);
+    decoder_ = std::make_unique<Decoder>(config_, planned_store(settings_), plan);
   }
 
   Json plan() {
     const BatchOptions options = batch_options(job_, config_);
     const std::int64_t per_epoch = Batcher(data_.train, options).steps_per_epoch();
     const std::int64_t steps = total_steps(job_.train, per_epoch);
-    const std::int64_t frozen = frozen_count(decoder_->store());
+    const std::int64_t frozen = missing_elements(decoder_->store());
     const std::int64_t trained = decoder_->parameters().size();
     const double tokens =
         static_cast<double>(data_.train.tokens()) * static_cast<double>(steps) / static_cast<double>(per_epoch);
@@ -192,7 +159,6 @@ Json plan_training(const TrainJob& job, const fs::path& model, const AdapterStar
 }
 
 std::string plan_text(const Json& plan) {
-  const Json& bytes = plan.at("bytes");
   const Json& longest = plan.at("longest_batch");
   std::string text = fmt::format(
       "rows        {}, evaluation {}\nsteps       {}, {} an epoch of {} tokens\nlongest     {} rows, {} tokens\n"
@@ -201,11 +167,7 @@ std::string plan_text(const Json& plan) {
       plan.at("tokens_per_epoch").dump(), longest.at("rows").dump(), longest.at("tokens").dump(),
       plan.at("trainable_parameters").dump(), plan.at("parameters").dump(),
       plan.at("gradient_checkpointing").get<std::string>());
-  for (const auto& [kind, count] : bytes.items()) text += fmt::format("  {:<12}{}\n", kind, gib(count));
-  const Json& seconds = plan.at("estimated_seconds");
-  const std::string time = seconds.is_null() ? "unknown: this machine has no such device"
-                                             : fmt::format("about {:.0f} s for the products", seconds.get<double>());
-  return text + fmt::format("time        {}\nnothing was written\n", time);
+  return text + bytes_text(plan.at("bytes")) + time_text(plan.at("estimated_seconds")) + "nothing was written\n";
 }
 
 }  // namespace qlora

@@ -219,7 +219,18 @@ class EvalTest(unittest.TestCase):
         self.assertEqual((plan["rows"], plan["tasks"]), (4, ["perplexity"]))
         self.assertEqual([run["name"] for run in plan["runs"]], ["base", "qlora"])
         self.assertEqual([run["load_in_4bit"] for run in plan["runs"]], [True, True])
-        self.assertEqual(self.eval(*flags).stdout, "4 rows; tasks: perplexity; runs: base, qlora\n")
+        base, tuned = (run["bytes"] for run in plan["runs"])
+        for parts in (base, tuned):
+            self.assertEqual(parts["total"], sum(count for kind, count in parts.items() if kind != "total"))
+        self.assertEqual((base["weights"], base["adapter"]), (tuned["weights"], 0))
+        self.assertGreater(tuned["adapter"], 0)
+        self.assertGreater(base["evaluation"], 0)
+        self.assertGreater(plan["estimated_seconds"], 0)
+        dense = json.loads(self.eval("--json", "true", "--load_in_4bit", "false", *flags).stdout)["runs"][0]["bytes"]
+        self.assertGreater(dense["weights"], base["weights"])
+        text = self.eval(*flags).stdout
+        self.assertTrue(text.startswith("4 rows; tasks: perplexity; runs: base, qlora\nbase\n"), text)
+        self.assertIn("\ntime        about", text)
 
     def test_a_failure_leaves_the_old_report_whole(self):
         out = self.root / "out"

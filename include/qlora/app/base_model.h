@@ -23,6 +23,8 @@ struct BaseSettings {
   std::int64_t dequantize_cache_bytes = 0;
 };
 
+WeightPolicy policy_of(const BaseSettings& settings);
+
 // What `qlora train` holds its base in. Throws UsageError for a device or dtype that is not there.
 BaseSettings base_settings(const TrainJob& job);
 

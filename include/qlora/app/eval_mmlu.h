@@ -22,6 +22,7 @@ class MmluEvaluation {
   // What run() takes on the device at most beside the decoder.
   int64_t bytes(const Decoder& decoder) const;
   size_t size() const { return size_; }  // questions
+  int64_t tokens() const;                // of all questions with their choices
   void add_to(Sha256& hash) const;       // what is asked
   // A subject that `partial` knows whole is not asked again.
   TaskResult run(const std::string& name, Decoder& decoder, PartialResults& partial) const;

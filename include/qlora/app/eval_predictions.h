@@ -32,9 +32,9 @@ SandboxLimits sandbox_limits(const EvalOptions& options);
 int run_eval_predictions(const EvalJob& job);
 
 // Prints what --dry_run found to stdout: {"rows", "runs": [{"name", "adapter", ...}], "tasks"} with --json, else in
-// words. `runs`: the entries of "runs"; `rows`: of eval_dataset, or of the task mmlu where it is the only one. Returns
-// 0.
-int print_eval_plan(const EvalJob& job, size_t rows, const Json& runs);
+// words; `seconds`: estimated, null where nobody knows. `runs`: the entries of "runs"; `rows`: of eval_dataset, or of
+// the task mmlu where it is the only one. Returns 0.
+int print_eval_plan(const EvalJob& job, size_t rows, const Json& runs, const std::optional<Json>& seconds = {});
 
 // Adds --ratings to the results. Writes report.json, report.html and predictions.jsonl into output_dir (none where it
 // is empty) and --per_row and --blind, all of them aside before the first is put in its place, so that a full disk

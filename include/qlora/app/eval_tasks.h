@@ -34,6 +34,8 @@ class EvalTasks {
   bool rows_carry_answers() const;
   // What run() takes on the device at most beside the decoder.
   std::int64_t bytes(const Decoder& decoder) const;
+  // Tokens that run() passes through the decoder at most.
+  std::int64_t tokens() const;
   // SHA-256 of what the model is asked.
   std::string fingerprint() const;
 
