@@ -174,7 +174,7 @@ class EvalTest(unittest.TestCase):
             self.assertEqual((row["prediction"], row["acc"]), ("ABCD"[best], float("ABCD"[best] == row["gold"])))
         self.assertIn("by subject", (out / "report.html").read_text())
         plan = tiny_model.run("eval", *source, *flags, "--dry_run", "true")
-        self.assertEqual(plan.stdout, "6 rows; tasks: mmlu; runs: base\n")
+        self.assertTrue(plan.stdout.startswith("6 rows; tasks: mmlu; runs: base\nbase\n"), plan.stdout)
         missing = tiny_model.run("eval", *source)
         self.assertEqual((missing.returncode, "mmlu_dir" in missing.stderr), (2, True), missing.stderr)
         absent = tiny_model.run("eval", *source, "--mmlu_dir", self.root / "absent")
