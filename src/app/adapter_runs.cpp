@@ -12,7 +12,8 @@ namespace qlora {
 
 namespace fs = std::filesystem;
 
-BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const LoraAdapter* adapter) {
+BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const ModelConfig& config,
+                         const LoraAdapter* adapter) {
   const bool trained_in_4bit = adapter != nullptr && adapter->record && adapter->record->quant_type == "nf4";
   BaseSettings settings;
   settings.device = choose_device(common.device);
@@ -20,6 +21,7 @@ BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model,
   settings.dequantize_cache_bytes = dequantize_cache_bytes(model, settings.device);
   settings.quantize = model.load_in_4bit.value_or(trained_in_4bit);
   settings.nested = model.use_bnb_nested_quant && (!trained_in_4bit || adapter->record->nested);
+  keep_stored_nf4(config, model, settings);
   return settings;
 }
 

@@ -88,7 +88,7 @@ class TrainRun {
         model_(std::move(model)),
         output_(job.common.output_dir),
         data_(std::move(data)),
-        base_(model_, base_settings(job)),
+        base_(model_, base_settings(job, read_model_config(model_))),
         start_(std::move(start)),
         identity_(identity_of(job, data_.fingerprint, base_.folder().weights_identity())) {}
 
@@ -196,9 +196,9 @@ class TrainRun {
   }
 
   std::int64_t total_parameters() const {
-    std::int64_t total = job_.model.method == Method::kFull ? 0 : decoder_->parameters().size();
+    std::int64_t total = decoder_->parameters().size();
     for (const std::string& name : base_.folder().names()) {
-      if (decoder_->wants(name)) total += base_.folder().tensor(name).count();
+      if (decoder_->store().has(name)) total += element_count(decoder_->store().member(name).shape).value_or(0);
     }
     return total;
   }

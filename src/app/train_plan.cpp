@@ -100,11 +100,11 @@ class Planner {
  public:
   Planner(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data)
       : job_(job), data_(data), config_(read_model_config(model)) {
-    settings_ = base_settings(job);
+    settings_ = base_settings(job, config_);
     TrainingPlan plan;
     plan.full = job.model.method == Method::kFull;
     if (!plan.full) plan = make_training_plan(start.config, config_, static_cast<std::uint64_t>(job.common.seed));
-    const WeightPolicy policy{settings_.quantize, settings_.nested, settings_.dequantize_cache_bytes};
+    const WeightPolicy policy{settings_.quantize, settings_.nested, settings_.dequantize_cache_bytes, settings_.dense};
     decoder_ = std::make_unique<Decoder>(
         config_, std::make_shared<WeightStore>(settings_.device, settings_.dtype, policy), plan);
   }

@@ -68,6 +68,13 @@ void Decoder::put(const std::string& name, const at::Tensor& values) {
   filled_.push_back(name);
 }
 
+void Decoder::put(const std::string& name, const Nf4Tensor& codes) {
+  if (!parameters_.find(name)) return store_->put(name, codes);
+  at::Tensor values = at::empty(codes.shape, at::kFloat);
+  nf4_dequantize(codes.view(), ElementType::kF32, values.mutable_data_ptr());
+  put(name, values);
+}
+
 std::vector<std::string> Decoder::missing() const {
   std::vector<std::string> names = store_->missing();
   if (!adapters_.empty()) return names;

@@ -161,10 +161,30 @@ class TrainTest(TrainRuns):
                      resume_from_checkpoint="none")
         self.assertFalse((self.out / "runs").exists())
 
+    def quantized_model(self):
+        """The model with an adapter merged into it, in NF4."""
+        self.succeed(self.out / "adapter", max_steps=1)
+        done = tiny_model.run("merge", "--model_name_or_path", self.model, "--adapter", self.out / "adapter", "--output_dir",
+                              self.out / "nf4", "--quantize", "nf4", "--quiet")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return self.out / "nf4"
+
+    def test_a_checkpoint_in_nf4_is_trained_over_as_it_is(self):
+        model = self.quantized_model()
+        for method in ("lora", "full"):
+            self.refused(2, "the checkpoint's weights are NF4", self.out / method, model_name_or_path=model, method=method)
+        self.assertFalse((self.out / "lora").exists())
+        result = tiny_model.run("eval", "--model_name_or_path", model, "--load_in_4bit", "false", "--tasks", "perplexity",
+                                "--eval_dataset", self.rows, "--quiet")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("load_in_4bit: false contradicts the checkpoint", result.stderr)
+
     def test_dry_run_says_what_a_run_then_needs(self):
-        for method in ("qlora", "lora", "full"):
-            out = self.out / method
-            keys = {"max_steps": -1, "num_train_epochs": 1, "method": method, "eval_strategy": "no"}
+        cases = [("qlora", "qlora", {}), ("lora", "lora", {}), ("full", "full", {}),
+                 ("stored", "qlora", {"model_name_or_path": self.quantized_model()})]
+        for name, method, more in cases:
+            out = self.out / name
+            keys = {"max_steps": -1, "num_train_epochs": 1, "method": method, "eval_strategy": "no", **more}
             plan = json.loads(self.succeed(out, "--dry-run", "--json", **keys).stdout)
             self.assertFalse(out.exists())
             result = json.loads(self.succeed(out, "--json", **keys).stdout)

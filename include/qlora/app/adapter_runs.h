@@ -10,9 +10,11 @@
 
 namespace qlora {
 
-// The base's settings for one adapter (nullptr: none): as the command says, else as the adapter was trained, else
-// dense. A use_bnb_nested_quant that equals its default counts as not given.
-BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const LoraAdapter* adapter);
+// The base's settings for one adapter (nullptr: none): as the checkpoint is where it is in NF4, else as the command
+// says, else as the adapter was trained, else dense. A use_bnb_nested_quant that equals its default counts as not
+// given.
+BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const ModelConfig& config,
+                         const LoraAdapter* adapter);
 
 bool same_base(const BaseSettings& a, const BaseSettings& b);
 

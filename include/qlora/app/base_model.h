@@ -21,10 +21,16 @@ struct BaseSettings {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
   std::int64_t dequantize_cache_bytes = 0;
+  std::vector<std::string> dense = {};  // WeightPolicy::dense
 };
 
-// What `qlora train` holds its base in. Throws UsageError for a device or dtype that is not there.
-BaseSettings base_settings(const TrainJob& job);
+// What `qlora train` holds its base in. Throws UsageError for a device or dtype that is not there, and for a method
+// that needs other weights than a checkpoint in NF4 has.
+BaseSettings base_settings(const TrainJob& job, const ModelConfig& model);
+
+// A checkpoint in NF4 is held as it is, whatever `settings` said. Throws UsageError where the command asks for dense
+// weights.
+void keep_stored_nf4(const ModelConfig& model, const ModelOptions& options, BaseSettings& settings);
 
 // How many bytes of dequantized weights may stay, in the type that is computed in.
 std::int64_t dequantize_cache_bytes(const ModelOptions& options, at::Device device);

@@ -64,6 +64,7 @@ class Decoder {
   // Where a checkpoint's tensor goes: a parameter (method full) or the store. False: the model has no such weight.
   bool wants(const std::string& name) const;
   void put(const std::string& name, const at::Tensor& values);
+  void put(const std::string& name, const Nf4Tensor& codes);  // dequantized where the weight is not held in NF4
   std::vector<std::string> missing() const;
 
   // A uniform in +-1/sqrt(in) (kaiming_uniform with a = sqrt(5), as PEFT), or normal with deviation 1/rank; B zero.
