@@ -68,8 +68,7 @@ BaseModel::BaseModel(const fs::path& folder, const BaseSettings& settings)
 
 std::unique_ptr<Decoder> BaseModel::decoder(const TrainingPlan& plan) {
   auto decoder = std::make_unique<Decoder>(config_, store_, plan);
-  if (plan.full || !loaded_) load_weights(folder_, *decoder);
-  loaded_ = loaded_ || !plan.full;
+  if (!decoder->missing().empty()) load_weights(folder_, *decoder);
   return decoder;
 }
 

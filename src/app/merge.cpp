@@ -56,10 +56,24 @@ std::vector<Source> load_sources(const MergeOptions& options) {
 
 // Checked twice: by config.json, which needs no weights, and by the weights.
 template <class ShapeOf>
-void check_sources(const std::vector<Source>& sources, const std::vector<std::string>& linears, ShapeOf shape_of) {
+void check_sources(const std::vector<Source>& sources, const ModelConfig& config, ShapeOf shape_of) {
+  const AdaptableModules modules = adaptable_modules(config);
   std::map<std::string, Shape> shapes;
-  for (const std::string& linear : linears) shapes[linear] = shape_of(linear + ".weight");
-  for (const Source& source : sources) check_lora_adapter(source.adapter, shapes, "lm_head");
+  for (const std::string& module : modules.all) shapes[module] = shape_of(module + ".weight");
+  for (const Source& source : sources) {
+    check_lora_adapter(source.adapter, shapes, modules.apart);
+    make_training_plan(source.adapter.config, config, 0);  // refuses what no decoder of this config has
+    for (const SavedWeight& saved : source.adapter.saved) {
+      if (saved.values.shape == shape_of(saved.name)) continue;
+      throw DataError(fmt::format("{}: '{}' has shape {}, the base's is {}: it was made for another base",
+                                  source.folder.string(), saved.name, shape_text(saved.values.shape),
+                                  shape_text(shape_of(saved.name))));
+    }
+    if (!source.adapter.saved.empty() && (sources.size() > 1 || source.weight != 1.0)) {
+      throw UsageError(
+          fmt::format("adapter: {} has modules_to_save: it is merged alone, with weight 1", source.folder.string()));
+    }
+  }
 }
 
 // What stands at output_dir is replaced as a whole: only an earlier merge, that nothing is read from now, may go.
@@ -132,15 +146,18 @@ class MergeRun {
         sources_(std::move(sources)),
         nested_(sources_.front().adapter.record ? sources_.front().adapter.record->nested
                                                 : job.model.use_bnb_nested_quant) {
-    const std::vector<std::string> linears =
-        linear_names(parse_model_config(folder_.config(), (folder_.path() / "config.json").string()));
-    linears_.insert(linears.begin(), linears.end());
+    const ModelConfig config = parse_model_config(folder_.config(), (folder_.path() / "config.json").string());
+    modules_ = module_names(config);
+    tied_ = config.tied_embeddings;
+    linears_.insert(modules_.linears.begin(), modules_.linears.end());
     for (const std::string& name : folder_.names()) {
       if (!nf4_is_companion(name)) weights_.push_back(name);
       if (nf4_is_serialized(name, find_)) stored_nf4_ = nf4_stored(name, find_);
     }
     if (stored_nf4_) nested_ = stored_nf4_->nested;
-    check_sources(sources_, linears, [&](const std::string& weight) { return spec_of(weight).shape; });
+    untied_ = tied_ && (changes(modules_.embedding) || changes(modules_.head));
+    if (untied_ && !folder_.contains(modules_.head + ".weight")) weights_.push_back(modules_.head + ".weight");
+    check_sources(sources_, config, [&](const std::string& weight) { return spec_of(weight).shape; });
     for (const Source& source : sources_) warn_of_another_base(source.adapter, source.folder.string(), folder_);
   }
 
@@ -167,8 +184,32 @@ class MergeRun {
   bool dequantized() const { return job_.merge.merge_into == MergeBase::kDequantized || stored_nf4_; }
   bool quantizes() const { return job_.merge.quantize == MergeQuantize::kNf4; }
 
+  const SavedWeight* saved(const std::string& name) const {
+    for (const Source& source : sources_) {
+      for (const SavedWeight& weight : source.adapter.saved) {
+        if (weight.name == name) return &weight;
+      }
+    }
+    return nullptr;
+  }
+
+  // Whether an adapter changes this module's weight.
+  bool changes(const std::string& module) const {
+    const auto adapts = [&](const LoraMatrices& matrices) { return matrices.module == module; };
+    const auto has = [&](const Source& source) {
+      return std::any_of(source.adapter.matrices.begin(), source.adapter.matrices.end(), adapts);
+    };
+    return saved(module + ".weight") != nullptr || std::any_of(sources_.begin(), sources_.end(), has);
+  }
+
+  // The tensor that a weight is made from: the embedding's, for a tied head.
+  std::string source_of(const std::string& name) const {
+    return tied_ && name == modules_.head + ".weight" ? modules_.embedding + ".weight" : name;
+  }
+
   // The weight's own shape and type, however it is stored.
-  TensorSpec spec_of(const std::string& name) const {
+  TensorSpec spec_of(const std::string& weight) const {
+    const std::string name = source_of(weight);
     if (nf4_is_serialized(name, find_)) {
       const Nf4Stored stored = nf4_stored(name, find_);
       return {name, stored.dtype, stored.shape};
@@ -182,7 +223,9 @@ class MergeRun {
   }
 
   // The weight that the adapter was trained over: as it is in the file, or what NF4 makes of it.
-  at::Tensor base_weight(const std::string& name, bool linear) const {
+  at::Tensor base_weight(const std::string& weight, bool linear) const {
+    if (const SavedWeight* own = saved(weight)) return to_tensor(own->values, weight);
+    const std::string name = source_of(weight);
     if (nf4_is_serialized(name, find_)) return decoded(nf4_parse(name, find_));
     const HostTensor tensor = folder_.tensor(name);
     const at::Tensor aligned = to_tensor(tensor, name);
@@ -202,7 +245,7 @@ class MergeRun {
     const bool linear = linears_.contains(module_of(name));
     const at::Tensor base = base_weight(name, linear);
     const at::ScalarType dtype = dtype_of(spec_of(name));
-    if (!linear) return {base.to(dtype), 0.0};
+    if (!linear && !changes(module_of(name))) return {base.to(dtype), 0.0};
     std::vector<MergeInput> inputs;
     for (const Source& source : sources_) inputs.push_back({&source.adapter, source.weight});
     return merge_linear(base, module_of(name), inputs, dtype);
@@ -249,7 +292,7 @@ class MergeRun {
     for (const std::string& name : weights_) {
       throw_if_stopped();
       const double own = write_weight(writer, name);
-      if (linears_.contains(module_of(name))) drift[name] = own;
+      if (linears_.contains(module_of(name)) || changes(module_of(name))) drift[name] = own;
       largest_drift_ = std::max(largest_drift_, own);
       written_dtype_ = dtype_of(spec_of(name));
       progress.step();
@@ -276,6 +319,7 @@ class MergeRun {
       config.erase("torch_dtype");
       config["dtype"] = dtype_name(written_dtype_);
     }
+    if (untied_) config["tie_word_embeddings"] = false;
     config.erase("quantization_config");
     if (quantizes()) config["quantization_config"] = nf4_config(nested_, dtype_name(written_dtype_));
     write_file_atomically(output / "config.json", config.dump(2) + "\n");
@@ -305,7 +349,9 @@ class MergeRun {
   std::optional<Nf4Stored> stored_nf4_;  // of the base, where it is in NF4
   std::vector<Source> sources_;
   bool nested_;
-  std::set<std::string> linears_;
+  ModuleNames modules_;
+  std::set<std::string> linears_;  // of the blocks
+  bool tied_ = false, untied_ = false;
   Json record_;
   double largest_drift_ = 0.0;
   at::ScalarType written_dtype_ = at::kFloat;
@@ -322,7 +368,10 @@ int run_merge(const MergeJob& job) {
   std::vector<Source> sources = load_sources(job.merge);
   const auto store = std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{});
   const Decoder unfilled(config, store, TrainingPlan{});
-  check_sources(sources, linear_names(config), [&](const std::string& weight) { return store->member(weight).shape; });
+  check_sources(sources, config, [&](const std::string& weight) {
+    const bool tied_head = config.tied_embeddings && weight == unfilled.modules().head + ".weight";
+    return store->member(tied_head ? unfilled.modules().embedding + ".weight" : weight).shape;
+  });
   check_output(job.common.output_dir, model, sources);
   if (job.common.dry_run) return print_plan(job, sources, store->missing().size());
   fetch_weights(job.model, model);

@@ -36,23 +36,25 @@ void check_targets(const TrainJob& job, const LoraConfig& adapter, const ModelCo
   LoraConfig wanted = adapter;
   wanted.target_modules = job.adapter.lora_target_modules;
   wanted.exclude_modules = {};
-  const std::vector<std::string> linears = linear_names(model);
-  if (lora_targets(wanted, linears, "lm_head") != lora_targets(adapter, linears, "lm_head")) {
+  const AdaptableModules modules = adaptable_modules(model);
+  if (lora_targets(wanted, modules.all, modules.apart) != lora_targets(adapter, modules.all, modules.apart)) {
     throw UsageError(
         "lora_target_modules: contradicts the adapter of adapter_name_or_path, which sits on other linears; leave it "
         "out");
   }
 }
 
-// A name that no linear has is a slip, or one that cannot carry an adapter: the embedding and the output head.
+// A name that no module has is a slip.
 void check_target_names(const LoraConfig& config, const ModelConfig& model) {
-  const std::vector<std::string> linears = linear_names(model);
+  const AdaptableModules modules = adaptable_modules(model);
   for (const std::string& name : config.target_modules.names) {
     LoraConfig alone;
     alone.target_modules.names = {name};
-    if (!lora_targets(alone, linears, "lm_head").empty()) continue;
-    throw UsageError(fmt::format("lora_target_modules: '{}' is no linear of this model's blocks; there are: {}", name,
-                                 fmt::join(expand_all_linear(linears, "lm_head"), ", ")));
+    if (!lora_targets(alone, modules.all, modules.apart).empty()) continue;
+    throw UsageError(fmt::format(
+        "lora_target_modules: '{}' is no module of this model that carries an adapter; there "
+        "are: {}, {}",
+        name, fmt::join(expand_all_linear(linear_names(model), "lm_head"), ", "), fmt::join(modules.apart, ", ")));
   }
 }
 
@@ -104,6 +106,7 @@ class Planner {
     TrainingPlan plan;
     plan.full = job.model.method == Method::kFull;
     if (!plan.full) plan = make_training_plan(start.config, config_, static_cast<std::uint64_t>(job.common.seed));
+    plan.embedding_noise = job.train.neftune_noise_alpha.value_or(0.0);
     const WeightPolicy policy{settings_.quantize, settings_.nested, settings_.dequantize_cache_bytes, settings_.dense};
     decoder_ = std::make_unique<Decoder>(
         config_, std::make_shared<WeightStore>(settings_.device, settings_.dtype, policy), plan);
@@ -152,7 +155,10 @@ AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
   if (options.adapter_name_or_path.empty()) {
     LoraConfig config = make_lora_config(options, job.model.model_name_or_path);
     config.revision = revision;
-    if (job.model.method != Method::kFull) check_target_names(config, read_model_config(model));
+    if (job.model.method != Method::kFull) {
+      check_target_names(config, read_model_config(model));
+      make_training_plan(config, read_model_config(model), 0);  // refuses what this model has not
+    }
     return {std::move(config), {}};
   }
   if (job.model.method == Method::kFull) {
@@ -164,6 +170,10 @@ AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
   take_over("lora_r", options.lora_r, initial.lora_r, config.r);
   take_over("lora_alpha", options.lora_alpha, initial.lora_alpha, config.lora_alpha);
   take_over("use_rslora", options.use_rslora, initial.use_rslora, config.use_rslora);
+  take_over("use_dora", options.use_dora, initial.use_dora, config.use_dora);
+  if (!options.modules_to_save.empty() && options.modules_to_save != config.modules_to_save) {
+    throw UsageError("modules_to_save: contradicts the adapter of adapter_name_or_path; leave it out");
+  }
   check_targets(job, config, read_model_config(model));
   config.base_model_name_or_path = job.model.model_name_or_path;
   config.revision = revision;

@@ -1,6 +1,7 @@
 #include "qlora/weights/load.h"
 
 #include <chrono>
+#include <set>
 
 #include <ATen/Context.h>
 #include <fmt/format.h>
@@ -78,12 +79,19 @@ FindTensor finder(const ModelFolder& folder) {
 }
 
 void load_weights(const ModelFolder& folder, Decoder& decoder) {
+  const std::vector<std::string> lacking = decoder.missing();
+  std::set<std::string> wanted(lacking.begin(), lacking.end());
+  // Tied, the head has no tensor of its own.
+  if (decoder.config().tied_embeddings && wanted.contains(decoder.modules().head + ".weight")) {
+    wanted.insert(decoder.modules().embedding + ".weight");
+  }
   std::vector<std::string> unknown;
   Uploader upload(decoder.device());
   const auto start = std::chrono::steady_clock::now();
   for (const std::string& name : folder.names()) {
     if (nf4_is_companion(name)) continue;
-    if (!decoder.wants(name)) {
+    if (!wanted.contains(name)) {
+      if (decoder.wants(name)) continue;  // another decoder over the same store has read it
       const bool tied_head = name == "lm_head.weight" && decoder.config().tied_embeddings;
       if (!is_derived(name) && !tied_head) unknown.push_back(name);
       continue;

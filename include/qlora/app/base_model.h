@@ -62,7 +62,6 @@ class BaseModel {
   ModelConfig config_;
   BaseSettings settings_;
   std::shared_ptr<WeightStore> store_;
-  bool loaded_ = false;
 };
 
 // Warns where an adapter, by its own record, was trained on another base than `base`, or records none. `name`: the
