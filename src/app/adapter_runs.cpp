@@ -12,7 +12,8 @@ namespace qlora {
 
 namespace fs = std::filesystem;
 
-BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const LoraAdapter* adapter) {
+BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const ModelConfig& config,
+                         const LoraAdapter* adapter) {
   const bool trained_in_4bit = adapter != nullptr && adapter->record && adapter->record->quant_type == "nf4";
   BaseSettings settings;
   settings.device = choose_device(common.device, common.dry_run);
@@ -21,6 +22,7 @@ BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model,
   settings.quantize = model.load_in_4bit.value_or(trained_in_4bit);
   const bool open = trained_in_4bit && !common.given.contains("use_bnb_nested_quant");
   settings.nested = open ? adapter->record->nested : model.use_bnb_nested_quant;
+  keep_stored_nf4(config, model, settings);
   return settings;
 }
 

@@ -38,14 +38,15 @@ std::string name_among(const std::vector<PlannedRun>& runs, const fs::path& fold
   return name_of(folder, taken);
 }
 
-std::vector<PlannedRun> plan_runs(const EvalJob& job, const std::vector<LoraAdapter>& adapters) {
+std::vector<PlannedRun> plan_runs(const EvalJob& job, const ModelConfig& model,
+                                  const std::vector<LoraAdapter>& adapters) {
+  const auto settings = [&](const LoraAdapter* adapter) { return settings_of(job.common, job.model, model, adapter); };
   std::vector<PlannedRun> runs;
   if (job.eval.baseline || adapters.empty())
-    runs.push_back(
-        {"base", "", nullptr, settings_of(job.common, job.model, adapters.empty() ? nullptr : &adapters.front())});
+    runs.push_back({"base", "", nullptr, settings(adapters.empty() ? nullptr : &adapters.front())});
   for (std::size_t i = 0; i < adapters.size(); ++i) {
     const std::string& folder = job.eval.adapter[i];
-    runs.push_back({name_among(runs, folder), folder, &adapters[i], settings_of(job.common, job.model, &adapters[i])});
+    runs.push_back({name_among(runs, folder), folder, &adapters[i], settings(&adapters[i])});
     if (!job.eval.baseline || same_base(runs[0].settings, runs.back().settings)) continue;
     throw UsageError(
         fmt::format("baseline: one base cannot be paired with {}, trained over a base {}, and {}, over one {}; set "
@@ -83,7 +84,7 @@ class ModelEvaluation {
         encoder_(model_, with_adapters_template(job.data, job.eval.adapter), datasets()),
         tasks_(job, model_, encoder_, rows_ ? &*rows_ : nullptr) {
     for (const std::string& folder : job.eval.adapter) adapters_.push_back(load_lora_adapter(folder));
-    runs_ = plan_runs(job, adapters_);
+    runs_ = plan_runs(job, read_model_config(model_), adapters_);
     check_blind(job.eval, runs_.size());
     if (job.common.dry_run) return;
     fetch_weights(job.model, model_);

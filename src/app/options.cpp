@@ -98,12 +98,14 @@ void declare(Schema<MergeOptions>& schema) {
       .key("merge_into", &M::merge_into,
            "The base's own weights, or those that training saw: quantized to NF4 and dequantized.")
       .choices({{"original", MergeBase::kOriginal}, {"dequantized", MergeBase::kDequantized}});
-  schema.key("quantize", &M::quantize, "Quantize what is written.")
+  schema
+      .key("quantize", &M::quantize,
+           "Quantize what is written: the linears, in NF4 as bitsandbytes stores it (with use_bnb_nested_quant).")
       .choices({{"none", MergeQuantize::kNone},
                 {"q8_0", MergeQuantize::kQ8_0},
                 {"q4_k_m", MergeQuantize::kQ4KM},
                 {"nf4", MergeQuantize::kNf4}})
-      .not_built_yet({"q8_0", "q4_k_m", "nf4"});
+      .not_built_yet({"q8_0", "q4_k_m"});
   schema.rule("adapter", [](const M& m) { return unless(!m.adapter.empty(), "missing: name an adapter's folder"); });
 }
 

@@ -98,7 +98,7 @@ class TrainRun {
         model_(std::move(model)),
         output_(job.common.output_dir),
         data_(std::move(data)),
-        base_(model_, base_settings(job)),
+        base_(model_, base_settings(job, read_model_config(model_))),
         start_(std::move(start)),
         identity_(identity_of(job, data_.fingerprint, base_.folder().weights_identity())) {
     // Before the weights: it forks the workers of the SQL sandbox.
@@ -184,13 +184,18 @@ class TrainRun {
 
   void build_decoder() {
     const auto seed = static_cast<std::uint64_t>(job_.common.seed);
+    const double noise = job_.train.neftune_noise_alpha.value_or(0.0);
     if (job_.model.method == Method::kFull) {
       TrainingPlan plan;
       plan.full = true;
+      plan.seed = seed;
+      plan.embedding_noise = noise;
       decoder_ = base_.decoder(plan);
     } else {
       lora_ = start_.config;
-      decoder_ = base_.decoder(make_training_plan(lora_, base_.config(), seed));
+      TrainingPlan plan = make_training_plan(lora_, base_.config(), seed);
+      plan.embedding_noise = noise;
+      decoder_ = base_.decoder(plan);
       decoder_->initialize_adapters(seed, job_.adapter.init_lora_weights == LoraInit::kGaussian);
       if (start_.from) put_adapter(*start_.from, *decoder_);
       lora_.target_modules = {target_names(), ""};
@@ -209,9 +214,9 @@ class TrainRun {
   }
 
   std::int64_t total_parameters() const {
-    std::int64_t total = job_.model.method == Method::kFull ? 0 : decoder_->parameters().size();
+    std::int64_t total = decoder_->parameters().size();
     for (const std::string& name : base_.folder().names()) {
-      if (decoder_->wants(name)) total += base_.folder().tensor(name).count();
+      if (decoder_->store().has(name)) total += element_count(decoder_->store().member(name).shape).value_or(0);
     }
     return total;
   }

@@ -34,23 +34,25 @@ void check_targets(const TrainJob& job, const LoraConfig& adapter, const ModelCo
   LoraConfig wanted = adapter;
   wanted.target_modules = job.adapter.lora_target_modules;
   wanted.exclude_modules = {};
-  const std::vector<std::string> linears = linear_names(model);
-  if (lora_targets(wanted, linears, "lm_head") != lora_targets(adapter, linears, "lm_head")) {
+  const AdaptableModules modules = adaptable_modules(model);
+  if (lora_targets(wanted, modules.all, modules.apart) != lora_targets(adapter, modules.all, modules.apart)) {
     throw UsageError(
         "lora_target_modules: contradicts the adapter of adapter_name_or_path, which sits on other linears; leave it "
         "out");
   }
 }
 
-// A name that no linear has is a slip, or one that cannot carry an adapter: the embedding and the output head.
+// A name that no module has is a slip.
 void check_target_names(const LoraConfig& config, const ModelConfig& model) {
-  const std::vector<std::string> linears = linear_names(model);
+  const AdaptableModules modules = adaptable_modules(model);
   for (const std::string& name : config.target_modules.names) {
     LoraConfig alone;
     alone.target_modules.names = {name};
-    if (!lora_targets(alone, linears, "lm_head").empty()) continue;
-    throw UsageError(fmt::format("lora_target_modules: '{}' is no linear of this model's blocks; there are: {}", name,
-                                 fmt::join(expand_all_linear(linears, "lm_head"), ", ")));
+    if (!lora_targets(alone, modules.all, modules.apart).empty()) continue;
+    throw UsageError(fmt::format(
+        "lora_target_modules: '{}' is no module of this model that carries an adapter; there "
+        "are: {}, {}",
+        name, fmt::join(expand_all_linear(linear_names(model), "lm_head"), ", "), fmt::join(modules.apart, ", ")));
   }
 }
 
@@ -73,10 +75,11 @@ class Planner {
  public:
   Planner(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data)
       : job_(job), model_(model), data_(data), config_(read_model_config(model)) {
-    settings_ = base_settings(job);
+    settings_ = base_settings(job, config_);
     TrainingPlan plan;
     plan.full = job.model.method == Method::kFull;
     if (!plan.full) plan = make_training_plan(start.config, config_, static_cast<std::uint64_t>(job.common.seed));
+    plan.embedding_noise = job.train.neftune_noise_alpha.value_or(0.0);
     decoder_ = std::make_unique<Decoder>(config_, planned_store(settings_), plan);
   }
 
@@ -126,7 +129,10 @@ AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
   if (options.adapter_name_or_path.empty()) {
     LoraConfig config = make_lora_config(options, job.model.model_name_or_path);
     config.revision = revision;
-    if (job.model.method != Method::kFull) check_target_names(config, read_model_config(model));
+    if (job.model.method != Method::kFull) {
+      check_target_names(config, read_model_config(model));
+      make_training_plan(config, read_model_config(model), 0);  // refuses what this model has not
+    }
     return {std::move(config), {}};
   }
   if (job.model.method == Method::kFull) {
@@ -137,6 +143,11 @@ AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
   take_over("lora_r", job.common, options.lora_r, config.r);
   take_over("lora_alpha", job.common, options.lora_alpha, config.lora_alpha);
   take_over("use_rslora", job.common, options.use_rslora, config.use_rslora);
+  take_over("use_dora", job.common, options.use_dora, config.use_dora);
+  if (job.common.given.contains("modules_to_save") && options.modules_to_save != config.modules_to_save) {
+    throw UsageError("modules_to_save: contradicts the adapter of adapter_name_or_path; leave it out");
+  }
+  options.modules_to_save = config.modules_to_save;
   check_targets(job, config, read_model_config(model));
   options.lora_target_modules = config.target_modules;
   config.base_model_name_or_path = job.model.model_name_or_path;

@@ -49,9 +49,10 @@ void declare_optimizer(Schema<T>& schema) {
   schema.key("adam_beta1", &T::adam_beta1, "AdamW's beta 1.").at_least(0).below(1);
   schema.key("adam_beta2", &T::adam_beta2, "AdamW's beta 2.").at_least(0).below(1);
   schema.key("adam_epsilon", &T::adam_epsilon, "AdamW's epsilon.").at_least(0);
-  schema.key("neftune_noise_alpha", &T::neftune_noise_alpha, "Noise on the embeddings (NEFTune).")
-      .above(0)
-      .not_built_yet();
+  schema
+      .key("neftune_noise_alpha", &T::neftune_noise_alpha,
+           "NEFTune: uniform noise of up to alpha / sqrt(tokens of the row * hidden size) on the embeddings.")
+      .above(0);
   schema.key("loraplus_lr_ratio", &T::loraplus_lr_ratio, "LoRA+: the rate of B over that of A.").above(0);
 }
 

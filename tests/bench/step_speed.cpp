@@ -74,7 +74,9 @@ ModelConfig shape_of(const std::string& name) {
 std::unique_ptr<Decoder> make_decoder(const ModelConfig& config, at::Device device, Dtype dtype, double dropout,
                                       std::int64_t cache_gib) {
   TrainingPlan plan;
-  plan.lora = [dropout](const std::string&) { return LoraSettings{16, 2.0, dropout}; };
+  plan.lora = [dropout](const std::string& module) {
+    return module.ends_with("_proj") ? std::optional(LoraSettings{16, 2.0, dropout}) : std::nullopt;
+  };
   plan.seed = 1;
   auto store = std::make_shared<WeightStore>(device, dtype, WeightPolicy{true, true, cache_gib << 30});
   auto decoder = std::make_unique<Decoder>(config, store, plan);

@@ -18,6 +18,7 @@ struct WeightPolicy {
   bool quantize = false;                    // false: everything is kept dense
   bool nested = true;                       // quantize the blocks' absmax, too
   std::int64_t dequantize_cache_bytes = 0;  // how much may stay dequantized; the numbers are the same either way
+  std::vector<std::string> dense = {};      // not quantized even so: names of modules, their beginnings or their ends
   bool planned = false;  // shapes alone: nothing is put, and the device, which need not be there, is not touched
 };
 
@@ -77,6 +78,7 @@ class WeightStore {
   struct Slot {
     WeightMember member;
     Nf4Weight codes;
+    at::Tensor dense;  // of a member that is not quantized among others that are
     bool filled = false;
     std::int64_t first_row = 0;
   };
@@ -89,6 +91,7 @@ class WeightStore {
   };
   Slot& slot(const std::string& name);
   const Slot& slot(const std::string& name) const;
+  bool quantizes(const WeightMember& member) const;
   std::int64_t dense_bytes(const Shape& shape) const;
   void dequantize_into(const GroupState& group, const at::Tensor& out) const;
 
