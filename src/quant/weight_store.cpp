@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
+#include "qlora/quant/nf4_cuda.h"
 
 namespace qlora {
 namespace {
@@ -154,6 +155,18 @@ at::Tensor WeightStore::materialize(Group id) {
   if (in_scratch_ != id) dequantize_into(group, out);
   in_scratch_ = id;
   return out;
+}
+
+bool WeightStore::multiply(Group id, const at::Tensor& x, const at::Tensor& addend, const at::Tensor& bias,
+                           const at::Tensor& out) const {
+  constexpr std::int64_t kMostRows = 8;
+  const GroupState& group = groups_[static_cast<std::size_t>(id)];
+  // What may stay dequantized is asked for by materialize().
+  const bool decodes = group.quantized && !group.cached && dense_bytes(group.shape) > cache_left_;
+  if (!decodes || !x.is_cuda() || x.size(0) > kMostRows) return false;
+  std::vector<const Nf4Weight*> weights;
+  for (const Slot& slot : group.slots) weights.push_back(&slot.codes);
+  return cuda::nf4_matvec(weights, x, addend, bias, out);
 }
 
 at::Tensor WeightStore::dequantized(const std::string& name) const {
