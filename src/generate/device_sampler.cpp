@@ -8,7 +8,6 @@
 #include <ATen/ops/gather.h>
 #include <ATen/ops/minimum.h>
 #include <ATen/ops/sort.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/topk.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -72,7 +71,7 @@ at::Tensor DeviceSampler::next(const at::Tensor& given, const std::vector<Draw>&
     logits = at::where(seen_.index_select(0, slots), penalized, logits);
   }
   const at::Tensor tokens = options_.temperature == 0.0 ? at::argmax(logits, 1) : draw(logits, draws);
-  if (seen_.defined()) seen_.index_put_({slots, tokens}, at::tensor(true, seen_.options()));
+  if (seen_.defined()) seen_.view({-1}).index_fill_(0, slots * seen_.size(1) + tokens, true);
   return tokens;
 }
 

@@ -85,7 +85,7 @@ Batch make_row_batch(const std::vector<BatchRow>& rows, KvCache* cache, at::Devi
   batch.bounds = packer.view(bounds);
   batch.slot_begins = packer.view(slot_begins);
   batch.slot_lengths = packer.view(slot_lengths);
-  batch.storage = packer.storage();
+  if (fixed) batch.storage = packer.storage();
   batch.row_bounds.assign(host.bounds.begin(), host.bounds.end());
   batch.row_keys.assign(rows.size(), 0);
   batch.max_length = fixed ? cache->capacity() : host.longest;

@@ -82,6 +82,8 @@ at::Tensor Head::gather(const Batch& batch, const OperationViews& v) const {
 void Head::logits(const at::Tensor& normed, const at::Tensor& out) const {
   if (out.scalar_type() == dtype_) {
     gemm(out, normed, weight_.get().t());
+  } else if (out.is_cuda()) {  // sums are not rounded to the compute type
+    gemm(at::Tensor(out).zero_(), normed, weight_.get().t(), {1.0, out, {}});
   } else {
     out.copy_(at::mm(normed, weight_.get().t()));
   }

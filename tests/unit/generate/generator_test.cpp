@@ -122,9 +122,13 @@ TEST(GenerationInFloat32, IsTheSameBitsInAnyBatch) {
     for (const bool shares : {true, false}) {
       EXPECT_EQ(generate(prompts, batch_size, shares, counts), alone) << batch_size;
       EXPECT_EQ(counts.prompt_tokens + counts.shared_tokens, tokens);
-      // All but one begin with 20 tokens, and all but four with 38, that were computed before.
-      if (shares) EXPECT_GE(counts.shared_tokens, 38 * 19 + 20 * 3) << batch_size;
-      if (!shares) EXPECT_EQ(counts.shared_tokens, 0);
+      // All but one begin with 20 tokens, and all but four with 38, that were computed before; in few slots a beginning
+      // may be overwritten that another prompt has, too.
+      if (shares) {
+        EXPECT_GE(counts.shared_tokens, (batch_size > 5 ? 38 : 36) * 19 + 20 * 3) << batch_size;
+      } else {
+        EXPECT_EQ(counts.shared_tokens, 0);
+      }
     }
   }
 }

@@ -72,7 +72,7 @@ TEST_P(CacheAttention, IsThatOfTheCpu) {
   KvCache cpu(layers, 5, capacity, at::kCPU, at::kDouble);
   for (const bool aten : {false, true}) {
     for (std::int64_t slot : slots) cpu.clear(slot);
-    KvCache gpu(layers, 5, capacity, at::kCUDA, dtype);
+    KvCache cache(layers, 5, capacity, at::kCUDA, dtype);
     std::unique_ptr<gpu::AtenForms> forms;
     if (aten) forms = std::make_unique<gpu::AtenForms>();
     for (const std::vector<std::int64_t>& lengths :
@@ -81,14 +81,14 @@ TEST_P(CacheAttention, IsThatOfTheCpu) {
       const at::Tensor qkv =
           at::randn({here.real_tokens() + kTail, shape.query_columns() + 2 * shape.kv_columns()}).to(dtype);
       const at::Tensor want = forward(shape, here, qkv.to(at::kDouble)).narrow(0, 0, here.real_tokens());
-      const at::Tensor got = forward(shape, batch_of(lengths, slots, gpu, at::kCUDA), qkv.cuda());
+      const at::Tensor got = forward(shape, batch_of(lengths, slots, cache, at::kCUDA), qkv.cuda());
       ASSERT_TRUE(got.isfinite().all().item<bool>());
       const at::Tensor real = got.narrow(0, 0, here.real_tokens()).cpu().to(at::kDouble);
       const double distance = ((real - want).norm() / want.norm()).item<double>();
       EXPECT_LE(distance, dtype == at::kFloat ? 2e-6 : 1e-2) << (aten ? "ATen form, " : "") << lengths[0] << " tokens";
       for (std::size_t r = 0; r < slots.size(); ++r) {
         cpu.advance(slots[r], lengths[r]);
-        gpu.advance(slots[r], lengths[r]);
+        cache.advance(slots[r], lengths[r]);
       }
     }
   }
