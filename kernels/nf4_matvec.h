@@ -34,8 +34,9 @@ struct Nf4Product {
   std::int64_t y_stride = 0;
 };
 
-// y = x w^T + addend + bias, for at most kMostMatvecRows rows; x and its stride are aligned to 16 bytes. Weights are
-// not rounded to T before they are multiplied; sums are taken in float32.
+// y = x w^T + addend + bias, for at most kMostMatvecRows rows; x and its stride are aligned to 16 bytes. Sums are taken
+// in float32. Of weights the code's value is rounded to T, on tensor cores, where dequantization rounds its product
+// with the block's absmax.
 template <class T>
 cudaError_t nf4_matvec(const Nf4Stack& weights, const Nf4Product<T>& p, cudaStream_t stream);
 

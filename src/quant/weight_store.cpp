@@ -161,9 +161,8 @@ bool WeightStore::multiply(Group id, const at::Tensor& x, const at::Tensor& adde
                            const at::Tensor& out) const {
   constexpr std::int64_t kMostRows = 8;
   const GroupState& group = groups_[static_cast<std::size_t>(id)];
-  // What may stay dequantized is asked for by materialize().
-  const bool decodes = group.quantized && !group.cached && dense_bytes(group.shape) > cache_left_;
-  if (!decodes || !x.is_cuda() || x.size(0) > kMostRows) return false;
+  // Dense ones are four times as many bytes to read, whether they are there or not.
+  if (!group.quantized || !x.is_cuda() || x.size(0) > kMostRows) return false;
   std::vector<const Nf4Weight*> weights;
   for (const Slot& slot : group.slots) weights.push_back(&slot.codes);
   return cuda::nf4_matvec(weights, x, addend, bias, out);
