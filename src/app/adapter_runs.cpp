@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
+#include "qlora/nn/kernels.h"
 #include "qlora/text/chat_template.h"
 #include "qlora/weights/load.h"
 
@@ -19,6 +20,9 @@ BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model,
   settings.device = choose_device(common.device, common.dry_run);
   settings.dtype = choose_dtype(model.dtype, settings.device);
   settings.dequantize_cache_bytes = dequantize_cache_bytes(model, settings.device);
+  // Nothing is trained over it: what is decoded once may stay, beside the caches of rows.
+  if (settings.device.is_cuda() && model.dequantize_cache == "auto")
+    settings.dequantize_cache_bytes = gpu::free_bytes(settings.device) / 2;
   settings.quantize = model.load_in_4bit.value_or(trained_in_4bit);
   const bool open = trained_in_4bit && !common.given.contains("use_bnb_nested_quant");
   settings.nested = open ? adapter->record->nested : model.use_bnb_nested_quant;

@@ -93,6 +93,8 @@ void Head::logits(const Rows& rows, const at::Tensor& out) const {
   const at::Tensor weight = spec_.weight.get().t();
   if (out.scalar_type() == dtype_) {
     gemm(out, rows.normed, weight);
+  } else if (out.is_cuda()) {  // sums are not rounded to the compute type
+    gemm(at::Tensor(out).zero_(), rows.normed, weight, {1.0, out, {}});
   } else {
     out.copy_(at::mm(rows.normed, weight));
   }

@@ -122,7 +122,8 @@ void Projection::forward(const Batch& batch, const OperationViews& v) {
     gpu::lora_up(v.buffers[kLowRank], up_adapters(), extras.addend, v.out);
     extras.addend = v.out;
   }
-  gemm(v.out, v.in[0], spec_.weight.get().t(), extras);
+  if (!spec_.weight.multiply(v.in[0], extras.addend, extras.bias, v.out))
+    gemm(v.out, v.in[0], spec_.weight.get().t(), extras);
   if (adapts && !adapters_first) add_adapters(v);
 }
 

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
+#include "qlora/quant/nf4_cuda.h"
 
 namespace qlora {
 namespace {
@@ -172,6 +173,17 @@ at::Tensor WeightStore::materialize(Group id) {
   if (in_scratch_ != id) dequantize_into(group, out);
   in_scratch_ = id;
   return out;
+}
+
+bool WeightStore::multiply(Group id, const at::Tensor& x, const at::Tensor& addend, const at::Tensor& bias,
+                           const at::Tensor& out) const {
+  constexpr std::int64_t kMostRows = 8;
+  const GroupState& group = groups_[static_cast<std::size_t>(id)];
+  // Dense ones are four times as many bytes to read, whether they are there or not.
+  if (!group.quantized || !x.is_cuda() || x.size(0) > kMostRows) return false;
+  std::vector<const Nf4Weight*> weights;
+  for (const Slot& slot : group.slots) weights.push_back(&slot.codes);
+  return cuda::nf4_matvec(weights, x, addend, bias, out);
 }
 
 at::Tensor WeightStore::dequantized(const std::string& name) const {

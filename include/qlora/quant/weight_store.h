@@ -54,6 +54,12 @@ class WeightStore {
   // another quantized group.
   at::Tensor materialize(Group group);
 
+  // out = x w^T + addend + bias straight from the group's codes, for so few rows of x [rows, in] that decoding them
+  // costs more than the product. False, and nothing done: where that does not pay or has no kernel. `addend` [rows,
+  // out] may be `out`, and like `bias` [out] undefined.
+  bool multiply(Group group, const at::Tensor& x, const at::Tensor& addend, const at::Tensor& bias,
+                const at::Tensor& out) const;
+
   // The next materialize() decodes anew: for who captures it, or has replayed what decoded another group.
   void forget_scratch() { in_scratch_ = -1; }
 

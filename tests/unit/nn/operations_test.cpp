@@ -435,6 +435,7 @@ TEST_F(ShortConvolutions, ContinueFromTheCache) {
     parts.push_back(tail);
     batch.cache = &cache;
     batch.cache_slots = {0, 1, 2};
+    batch.slots = at::arange(3 + kTail, at::kLong).clamp_max_(cache.spare_slot());  // for steps of decoding
     const at::Tensor in = at::cat(parts);
     const OperationPlan plan = operation.plan({in.size(0), 0});
     OperationViews v;
