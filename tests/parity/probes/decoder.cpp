@@ -16,6 +16,7 @@
 #include "qlora/core/error.h"
 #include "qlora/formats/safetensors.h"
 #include "qlora/generate/generator.h"
+#include "qlora/generate/sampler.h"
 #include "qlora/nn/program_cache.h"
 #include "qlora/train/device_batch.h"
 #include "qlora/weights/load.h"
