@@ -1,8 +1,11 @@
 #include "qlora/adapters/attach.h"
 
+#include <algorithm>
 #include <map>
+#include <set>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "qlora/core/error.h"
 #include "qlora/weights/load.h"
@@ -20,18 +23,57 @@ LoraConfig make_lora_config(const AdapterOptions& options, const std::string& ba
   config.rank_pattern = options.rank_pattern;
   config.alpha_pattern = options.alpha_pattern;
   config.use_rslora = options.use_rslora;
+  config.use_dora = options.use_dora;
+  config.modules_to_save = options.modules_to_save;
   if (options.init_lora_weights == LoraInit::kGaussian) config.init_lora_weights = "gaussian";
   return config;
 }
 
+AdaptableModules adaptable_modules(const ModelConfig& model) {
+  const ModuleNames names = module_names(model);
+  AdaptableModules modules{{names.embedding}, {names.embedding, names.head}};
+  modules.all.insert(modules.all.end(), names.linears.begin(), names.linears.end());
+  modules.all.push_back(names.head);
+  return modules;
+}
+
+namespace {
+
+void check_modules_to_save(const LoraConfig& config, const ModelConfig& model) {
+  const ModuleNames names = module_names(model);
+  std::vector<std::string> whole = names.norms;
+  whole.insert(whole.end(), {names.embedding, names.head});
+  for (const std::string& name : config.modules_to_save) {
+    const auto ends = [&](const std::string& module) { return module.ends_with(name); };
+    if (std::any_of(names.linears.begin(), names.linears.end(), ends)) {
+      throw UsageError(
+          fmt::format("modules_to_save: '{}' names linears of the blocks, which are not trained whole yet", name));
+    }
+    if (std::any_of(whole.begin(), whole.end(), ends)) continue;
+    std::set<std::string> parts;
+    for (const std::string& module : whole) parts.insert(module.substr(module.rfind('.') + 1));
+    throw UsageError(
+        fmt::format("modules_to_save: '{}' is no module of this model that is trained whole; there are: {}", name,
+                    fmt::join(parts, ", ")));
+  }
+}
+
+}  // namespace
+
 TrainingPlan make_training_plan(const LoraConfig& config, const ModelConfig& model, std::uint64_t seed) {
-  const std::vector<std::string> targets = lora_targets(config, linear_names(model), "lm_head");
+  const AdaptableModules modules = adaptable_modules(model);
+  const std::vector<std::string> targets = lora_targets(config, modules.all, modules.apart);
   if (targets.empty()) throw UsageError("lora_target_modules: names no linear of this model");
+  check_modules_to_save(config, model);
   std::map<std::string, LoraSettings> settings;
   for (const std::string& module : targets) {
-    settings[module] = {lora_rank(config, module), lora_scale(config, module), config.lora_dropout};
+    if (config.use_dora && std::count(modules.apart.begin(), modules.apart.end(), module) > 0) {
+      throw UsageError(fmt::format("use_dora: not supported yet on '{}'", module));
+    }
+    settings[module] = {lora_rank(config, module), lora_scale(config, module), config.lora_dropout, config.use_dora};
   }
   TrainingPlan plan;
+  plan.whole = [config](const std::string& module) { return saves_module(config, module); };
   plan.seed = seed;
   plan.lora = [settings = std::move(settings)](const std::string& linear) -> std::optional<LoraSettings> {
     const auto found = settings.find(linear);
@@ -39,6 +81,14 @@ TrainingPlan make_training_plan(const LoraConfig& config, const ModelConfig& mod
   };
   return plan;
 }
+
+namespace {
+
+const std::string& name_of(const Decoder& decoder, ParameterSet::Id id) {
+  return decoder.parameters().infos()[static_cast<std::size_t>(id)].name;
+}
+
+}  // namespace
 
 void put_adapter(const LoraAdapter& adapter, Decoder& decoder) {
   std::map<std::string, const AdapterPlace*> places;
@@ -61,7 +111,19 @@ void put_adapter(const LoraAdapter& adapter, Decoder& decoder) {
     };
     copy(place->second->a, matrices.a, "lora_A");
     copy(place->second->b, matrices.b, "lora_B");
+    if (matrices.magnitude) copy(place->second->magnitude, *matrices.magnitude, "lora_magnitude_vector");
     places.erase(place);
+  }
+  std::set<std::string> whole;
+  for (const ParameterSet::Id id : decoder.whole()) whole.insert(name_of(decoder, id));
+  for (const SavedWeight& saved : adapter.saved) {
+    if (whole.erase(saved.name) == 0) {
+      throw DataError(fmt::format("adapter tensor '{}': the base model has no such weight", saved.name));
+    }
+    decoder.put_parameter(saved.name, to_tensor(saved.values, saved.name));
+  }
+  if (!whole.empty()) {
+    throw DataError(fmt::format("adapter: has no '{}', which its modules_to_save names", *whole.begin()));
   }
   if (!places.empty()) {
     throw DataError(fmt::format("adapter: has no weights for '{}', which its config targets", places.begin()->first));
@@ -73,12 +135,17 @@ void save_adapter(Decoder& decoder, const LoraConfig& config, const std::optiona
                   const std::filesystem::path& folder) {
   std::vector<at::Tensor> kept;  // the bytes that the views below look at
   std::vector<LoraMatrices> matrices;
+  std::vector<SavedWeight> saved;
   const auto view = [&](ParameterSet::Id id) {
     kept.push_back(decoder.parameters().value(id).to(at::kCPU, at::kFloat).contiguous());
     return to_host_tensor(kept.back());
   };
-  for (const AdapterPlace& place : decoder.adapters()) matrices.push_back({place.linear, view(place.a), view(place.b)});
-  save_lora_adapter(folder, config, matrices, record);
+  for (const AdapterPlace& place : decoder.adapters()) {
+    matrices.push_back({place.linear, view(place.a), view(place.b), {}, place.embedding});
+    if (place.magnitude >= 0) matrices.back().magnitude = view(place.magnitude);
+  }
+  for (const ParameterSet::Id id : decoder.whole()) saved.push_back({name_of(decoder, id), view(id)});
+  save_lora_adapter(folder, config, matrices, saved, record);
 }
 
 }  // namespace qlora

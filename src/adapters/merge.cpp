@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mm.h>
 #include <fmt/format.h>
 
@@ -18,12 +19,19 @@ MergedTensor merge_linear(const at::Tensor& base, const std::string& module, con
       if (matrices.module != module) continue;
       const at::Tensor a = to_tensor(matrices.a, module).to(at::kFloat);
       const at::Tensor b = to_tensor(matrices.b, module).to(at::kFloat);
-      if (b.size(0) != sum.size(0) || a.size(1) != sum.size(1)) {
+      at::Tensor target = matrices.embedding ? sum.t() : sum;
+      if (b.size(0) != target.size(0) || a.size(1) != target.size(1)) {
         throw DataError(fmt::format(
             "adapter module '{}': makes a change of {}, the base's weight is {}: it was made for another base", module,
-            shape_text({b.size(0), a.size(1)}), shape_text(sum.sizes().vec())));
+            shape_text({b.size(0), a.size(1)}), shape_text(target.sizes().vec())));
       }
-      sum.add_(at::mm(b, a), input.weight * lora_scale(input.adapter->config, module));
+      target.add_(at::mm(b, a), input.weight * lora_scale(input.adapter->config, module));
+      if (!matrices.magnitude) continue;
+      if (adapters.size() > 1 || input.weight != 1.0) {
+        throw UsageError(fmt::format("'{}': an adapter with DoRA is merged alone, with weight 1", module));
+      }
+      const at::Tensor magnitude = to_tensor(*matrices.magnitude, module).to(at::kFloat);
+      sum.mul_((magnitude / at::linalg_vector_norm(sum, 2, {{1}})).unsqueeze(1));
     }
   }
   if (!at::isfinite(sum).all().item<bool>()) throw DataError(fmt::format("'{}': merging makes NaN or Inf", module));

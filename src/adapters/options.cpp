@@ -72,27 +72,29 @@ void declare(Schema<AdapterOptions>& schema) {
   schema.key("lora_dropout", &A::lora_dropout, "Dropout of an adapter's input.").at_least(0).below(1);
   schema
       .key("lora_target_modules", &A::lora_target_modules,
-           "Which linears carry an adapter: all-linear (all but the output head), names, or a regular expression that "
-           "matches the whole name.")
+           "Which modules carry an adapter: all-linear (all but the output head), names (embed_tokens and lm_head, "
+           "too), or a regular expression that matches the whole name.")
       .synonyms({"lora_target", "target_modules"})
       .synonym("lora_target_linear", {{"true", "all-linear"}, {"false", std::nullopt}});
   schema.key("use_rslora", &A::use_rslora, "Scale by lora_alpha / sqrt(lora_r).")
       .synonyms({"lora_use_rslora", "peft_use_rslora"});
-  schema.key("use_dora", &A::use_dora, "Weight-decomposed adapters.")
-      .synonyms({"lora_use_dora", "peft_use_dora"})
-      .not_built_yet();
+  schema
+      .key("use_dora", &A::use_dora,
+           "DoRA: the magnitudes of the weights' rows are trained apart from their directions.")
+      .synonyms({"lora_use_dora", "peft_use_dora"});
   schema.key("init_lora_weights", &A::init_lora_weights, "How A starts: true (Kaiming, uniform) or gaussian. B is 0.")
-      .choices({{"true", LoraInit::kDefault}, {"gaussian", LoraInit::kGaussian}})
-      .not_built_yet({"gaussian"});
+      .choices({{"true", LoraInit::kDefault}, {"gaussian", LoraInit::kGaussian}});
   schema.key("rank_pattern", &A::rank_pattern, "Other ranks by module name or regular expression.")
       .at_least(1)
       .not_built_yet();
   schema.key("alpha_pattern", &A::alpha_pattern, "Other alphas by module name or regular expression.")
       .above(0)
       .not_built_yet();
-  schema.key("modules_to_save", &A::modules_to_save, "Modules that are trained whole, beside the adapters.")
-      .synonyms({"lora_modules_to_save", "additional_target"})
-      .not_built_yet();
+  schema
+      .key("modules_to_save", &A::modules_to_save,
+           "Modules that are trained whole beside the adapters, by the ends of their names: embedding, norms, output "
+           "head.")
+      .synonyms({"lora_modules_to_save", "additional_target"});
   schema.key("layers_to_transform", &A::layers_to_transform, "The layers that carry adapters. Empty: all.")
       .at_least(0)
       .synonyms({"peft_layers_to_transform"})

@@ -19,9 +19,7 @@ struct Feature {
 };
 
 // Keys that change what the adapter computes when they are set.
-constexpr std::array<Feature, 17> kNotBuilt = {{
-    {"use_dora", "DoRA"},
-    {"modules_to_save", "modules trained whole beside the adapter"},
+constexpr std::array<Feature, 15> kNotBuilt = {{
     {"lora_bias", "biases on B"},
     {"fan_in_fan_out", "transposed weights"},
     {"layer_replication", "replicated layers"},
@@ -240,6 +238,8 @@ LoraConfig parse_lora_config(const Json& json, const std::string& origin) {
   config.alpha_pattern = reader.take_pattern<double>(
       "alpha_pattern", [&](const std::string& key, const Json& value) { return reader.number(key, value); });
   config.use_rslora = reader.take_bool("use_rslora");
+  config.use_dora = reader.take_bool("use_dora");
+  config.modules_to_save = reader.take_strings("modules_to_save");
   if (reader.left().contains("init_lora_weights")) config.init_lora_weights = reader.take("init_lora_weights");
   check_init(config.init_lora_weights, origin);
 
@@ -272,14 +272,14 @@ std::string lora_config_text(const LoraConfig& config) {
   json["layers_to_transform"] = list_or_null(config.layers_to_transform);
   json["lora_alpha"] = number_json(config.lora_alpha);
   json["lora_dropout"] = config.lora_dropout;
-  json["modules_to_save"] = nullptr;
+  json["modules_to_save"] = list_or_null(config.modules_to_save);
   json["peft_type"] = "LORA";
   json["r"] = config.r;
   json["rank_pattern"] = pattern_json(config.rank_pattern);
   json["revision"] = text_or_null(config.revision);
   json["target_modules"] = modules_json(config.target_modules);
   json["task_type"] = text_or_null(config.task_type);
-  json["use_dora"] = false;
+  json["use_dora"] = config.use_dora;
   json["use_rslora"] = config.use_rslora;
   return json.dump(2);
 }

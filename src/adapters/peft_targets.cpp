@@ -70,8 +70,13 @@ double lora_scale(const LoraConfig& config, const std::string& module) {
   return alpha / (config.use_rslora ? std::sqrt(r) : r);
 }
 
-std::vector<std::string> lora_targets(const LoraConfig& config, const std::vector<std::string>& linears,
-                                      const std::string& output_head) {
+bool saves_module(const LoraConfig& config, const std::string& module) {
+  return std::any_of(config.modules_to_save.begin(), config.modules_to_save.end(),
+                     [&](const std::string& name) { return module.ends_with(name); });
+}
+
+std::vector<std::string> lora_targets(const LoraConfig& config, const std::vector<std::string>& modules,
+                                      const std::vector<std::string>& apart) {
   const TargetModules& targets = config.target_modules;
   const TargetModules& excluded = config.exclude_modules;
   const std::optional<NamePattern> wanted =
@@ -79,10 +84,14 @@ std::vector<std::string> lora_targets(const LoraConfig& config, const std::vecto
   const std::optional<NamePattern> unwanted =
       excluded.regex.empty() ? std::nullopt : std::optional<NamePattern>(excluded.regex);
   std::vector<std::string> result;
-  for (const std::string& module : linears) {
+  const auto is_apart = [&](const std::string& module) {
+    return std::find(apart.begin(), apart.end(), module) != apart.end();
+  };
+  for (const std::string& module : modules) {
+    if (saves_module(config, module)) continue;
     if (unwanted ? unwanted->matches_whole(module) : ends_in_any(module, excluded.names)) continue;
     const bool chosen = wanted                 ? wanted->matches_whole(module)
-                        : targets.all_linear() ? module != output_head
+                        : targets.all_linear() ? !is_apart(module)
                                                : ends_in_any(module, targets.names) && layer_is_chosen(config, module);
     if (chosen) result.push_back(module);
   }

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
+#include "qlora/nn/kernels.h"
 #include "qlora/text/chat_template.h"
 #include "qlora/weights/load.h"
 
@@ -12,15 +13,20 @@ namespace qlora {
 
 namespace fs = std::filesystem;
 
-BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const LoraAdapter* adapter) {
+BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const ModelConfig& config,
+                         const LoraAdapter* adapter) {
   const bool trained_in_4bit = adapter != nullptr && adapter->record && adapter->record->quant_type == "nf4";
   BaseSettings settings;
   settings.device = choose_device(common.device, common.dry_run);
   settings.dtype = choose_dtype(model.dtype, settings.device);
   settings.dequantize_cache_bytes = dequantize_cache_bytes(model, settings.device);
+  // Nothing is trained over it: what is decoded once may stay, beside the caches of rows.
+  if (settings.device.is_cuda() && model.dequantize_cache == "auto")
+    settings.dequantize_cache_bytes = gpu::free_bytes(settings.device) / 2;
   settings.quantize = model.load_in_4bit.value_or(trained_in_4bit);
   const bool open = trained_in_4bit && !common.given.contains("use_bnb_nested_quant");
   settings.nested = open ? adapter->record->nested : model.use_bnb_nested_quant;
+  keep_stored_nf4(config, model, settings);
   return settings;
 }
 

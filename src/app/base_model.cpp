@@ -16,16 +16,33 @@ namespace {
 
 namespace fs = std::filesystem;
 
-WeightPolicy policy_of(const BaseSettings& settings) {
-  return {settings.quantize, settings.nested, settings.dequantize_cache_bytes};
-}
-
 }  // namespace
 
-BaseSettings base_settings(const TrainJob& job) {
+WeightPolicy policy_of(const BaseSettings& settings) {
+  return {settings.quantize, settings.nested, settings.dequantize_cache_bytes, settings.dense};
+}
+
+BaseSettings base_settings(const TrainJob& job, const ModelConfig& model) {
   const at::Device device = choose_device(job.common.device, job.common.dry_run);
-  return {job.model.method == Method::kQlora, job.model.use_bnb_nested_quant, device,
-          choose_dtype(job.model.dtype, device), dequantize_cache_bytes(job.model, device)};
+  BaseSettings settings{job.model.method == Method::kQlora, job.model.use_bnb_nested_quant, device,
+                        choose_dtype(job.model.dtype, device), dequantize_cache_bytes(job.model, device)};
+  if (model.stored_nf4 && job.model.method != Method::kQlora) {
+    throw UsageError(
+        "method: the checkpoint's weights are NF4, which only qlora trains over; take it, or the 16-bit "
+        "original");
+  }
+  keep_stored_nf4(model, job.model, settings);
+  return settings;
+}
+
+void keep_stored_nf4(const ModelConfig& model, const ModelOptions& options, BaseSettings& settings) {
+  if (!model.stored_nf4) return;
+  if (!options.load_in_4bit.value_or(true)) {
+    throw UsageError("load_in_4bit: false contradicts the checkpoint, whose weights are NF4; take the 16-bit original");
+  }
+  settings.quantize = true;
+  settings.nested = model.stored_nf4->nested;
+  settings.dense = model.stored_nf4->dense;
 }
 
 // auto: on the CPU what is dequantized once stays: memory is the machine's, and products dominate small models.
@@ -52,8 +69,7 @@ BaseModel::BaseModel(const fs::path& folder, const BaseSettings& settings)
 
 std::unique_ptr<Decoder> BaseModel::decoder(const TrainingPlan& plan) {
   auto decoder = std::make_unique<Decoder>(config_, store_, plan);
-  if (plan.full || !loaded_) load_weights(folder_, *decoder);
-  loaded_ = loaded_ || !plan.full;
+  if (!decoder->missing().empty()) load_weights(folder_, *decoder);
   return decoder;
 }
 

@@ -86,10 +86,7 @@ class Chat {
           job.adapter[0], words_for(settings), job.adapter[i], words_for(settings_for(i))));
     }
     voice_ = adapters_.empty() ? 0 : 1;
-    if (job.common.dry_run) {
-      read_model_config(model_);
-      return;
-    }
+    if (job.common.dry_run) return;
     fetch_weights(job.model, model_);
     base_ = std::make_unique<BaseModel>(model_, settings);
     for (std::size_t i = 0; i < adapters_.size(); ++i)
@@ -121,7 +118,8 @@ class Chat {
   };
 
   BaseSettings settings_for(std::size_t adapter) const {
-    return settings_of(job_.common, job_.model, adapters_.empty() ? nullptr : &adapters_[adapter]);
+    return settings_of(job_.common, job_.model, read_model_config(model_),
+                       adapters_.empty() ? nullptr : &adapters_[adapter]);
   }
 
   std::vector<std::string> names() const {

@@ -2,12 +2,14 @@
 #include <filesystem>
 #include <optional>
 
+#include "qlora/app/cost.h"
 #include "qlora/app/eval_predictions.h"
 #include "qlora/app/output.h"
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/eval/paired.h"
+#include "qlora/eval/ratings.h"
 #include "qlora/eval/report_json.h"
 #include "qlora/eval/task_scores.h"
 #include "qlora/eval/terminal_table.h"
@@ -80,22 +82,41 @@ void write_reports(const std::filesystem::path& output, const EvalResults& resul
 void write_files(const EvalJob& job, const EvalResults& results, const Json& report) {
   std::optional<AtomicFile> rows;
   if (!job.eval.per_row.empty()) rows.emplace(job.eval.per_row).write(per_row_text(results, job.eval.per_row));
+  std::optional<AtomicFile> sheet, key;
+  if (!job.eval.blind.empty()) {
+    const BlindSheet blind = make_blind_sheet(results, static_cast<uint64_t>(job.common.seed));
+    key.emplace(blind_key(job.eval.blind)).write(blind.key);
+    sheet.emplace(job.eval.blind).write(blind.sheet);
+  }
   if (!job.common.output_dir.empty()) write_reports(job.common.output_dir, results, report);
   if (rows) rows->commit();
+  if (!sheet) return;
+  key->commit();
+  sheet->commit();
 }
 
 }  // namespace
 
-int print_eval_plan(const EvalJob& job, size_t rows, const Json& runs) {
+int print_eval_plan(const EvalJob& job, size_t rows, const Json& runs, const std::optional<Json>& seconds) {
+  if (job.common.json) {
+    Json plan = {{"rows", rows}, {"runs", runs}, {"tasks", job.eval.tasks}};
+    if (seconds) plan["estimated_seconds"] = *seconds;
+    print_text(json_line(plan));
+    return static_cast<int>(ExitCode::kOk);
+  }
   std::vector<std::string> names;
   for (const auto& run : runs) names.push_back(run["name"].get<std::string>());
-  print_text(job.common.json ? json_line({{"rows", rows}, {"runs", runs}, {"tasks", job.eval.tasks}})
-                             : fmt::format("{} rows; tasks: {}; runs: {}\n", rows, fmt::join(job.eval.tasks, ", "),
-                                           fmt::join(names, ", ")));
+  std::string text =
+      fmt::format("{} rows; tasks: {}; runs: {}\n", rows, fmt::join(job.eval.tasks, ", "), fmt::join(names, ", "));
+  for (const auto& run : runs) {
+    if (run.contains("bytes")) text += run["name"].get<std::string>() + "\n" + bytes_text(run["bytes"]);
+  }
+  print_text(seconds ? text + time_text(*seconds) : text);
   return static_cast<int>(ExitCode::kOk);
 }
 
-int finish_eval(const EvalJob& job, const EvalResults& results) {
+int finish_eval(const EvalJob& job, EvalResults results) {
+  if (!job.eval.ratings.empty()) add_ratings(results, job.eval.ratings);
   const Json report = report_json(results, static_cast<uint64_t>(job.common.seed));
   const auto missed = missed_scores(results, job.eval.require);
   warn_about_gold(results);

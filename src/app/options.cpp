@@ -1,6 +1,8 @@
 // The declarations of what every command has and of merge's keys; the commands as sums of their parts.
 #include "qlora/app/options.h"
 
+#include <algorithm>
+
 #include <spdlog/fmt/fmt.h>
 
 #include "qlora/core/schema.h"
@@ -17,6 +19,12 @@ bool is_device(const std::string& text) {
 
 std::string unless(bool holds, const std::string& message) {
   return holds ? "" : message;
+}
+
+std::string missing_mmlu(const std::vector<std::string>& tasks, const EvalOptions& options) {
+  const bool asked = std::find(tasks.begin(), tasks.end(), "mmlu") != tasks.end();
+  return unless(!asked || !options.mmlu_dir.empty(),
+                "missing: name the folder that holds test/NAME_test.csv and dev/NAME_dev.csv");
 }
 
 template <class Job>
@@ -90,12 +98,14 @@ void declare(Schema<MergeOptions>& schema) {
       .key("merge_into", &M::merge_into,
            "The base's own weights, or those that training saw: quantized to NF4 and dequantized.")
       .choices({{"original", MergeBase::kOriginal}, {"dequantized", MergeBase::kDequantized}});
-  schema.key("quantize", &M::quantize, "Quantize what is written.")
+  schema
+      .key("quantize", &M::quantize,
+           "Quantize what is written: the linears, in NF4 as bitsandbytes stores it (with use_bnb_nested_quant).")
       .choices({{"none", MergeQuantize::kNone},
                 {"q8_0", MergeQuantize::kQ8_0},
                 {"q4_k_m", MergeQuantize::kQ4KM},
                 {"nf4", MergeQuantize::kNf4}})
-      .not_built_yet({"q8_0", "q4_k_m", "nf4"});
+      .not_built_yet({"q8_0", "q4_k_m"});
   schema.rule("adapter", [](const M& m) { return unless(!m.adapter.empty(), "missing: name an adapter's folder"); });
 }
 
@@ -125,6 +135,8 @@ void declare(Schema<TrainJob>& schema) {
   schema.group("Data", &J::data);
   schema.group("Adapter", &J::adapter);
   schema.group("Training", &J::train);
+  schema.group("Generation", &J::generate, {.without = {"batch_size"}});
+  schema.group("Evaluation", &J::eval, {.only = {"extract", "sql_timeout", "plug_value", "mmlu_dir", "mmlu_limit"}});
   needs_model(schema);
   needs_output(schema);
   schema.rule("dataset", [](const J& job) {
@@ -134,6 +146,21 @@ void declare(Schema<TrainJob>& schema) {
   schema.rule("eval_strategy", [](const J& job) {
     const bool has_rows = !job.data.eval_dataset.empty() || job.data.val_size > 0 || !job.data.prepared_dir.empty();
     return unless(has_rows || job.train.eval_strategy == Strategy::kNo, "needs eval_dataset or val_size");
+  });
+  schema.rule("eval_tasks", [](const J& job) {
+    const bool has_rows = job.data.prepared_dir.empty() || !job.data.eval_dataset.empty();
+    return unless(has_rows || !needs_rows(job.train.eval_tasks),
+                  "a prepared set holds tokens alone: name the eval_dataset, too");
+  });
+  schema.rule("mmlu_dir", [](const J& job) { return missing_mmlu(job.train.eval_tasks, job.eval); });
+  schema.rule("metric_for_best_model", [](const J& job) {
+    const std::string& metric = job.train.metric_for_best_model;
+    if (metric == "eval_loss" || metric == "loss" || task_score_of(metric, job.train.eval_tasks)) return std::string();
+    std::string known = "eval_loss";
+    for (const std::string& task : job.train.eval_tasks) {
+      for (const std::string& score : score_names(task)) known += ", " + evaluation_key({task, score});
+    }
+    return fmt::format("an evaluation gives no '{}'; with these eval_tasks it gives {}", metric, known);
   });
 }
 
@@ -145,20 +172,19 @@ void declare(Schema<EvalJob>& schema) {
   schema.group("Generation", &J::generate);
   schema.group("Evaluation", &J::eval);
   schema.rule("tasks", [](const J& job) {
-    return unless(!job.eval.tasks.empty(), "missing: name spider, perplexity, mmlu or generate");
+    return unless(!job.eval.tasks.empty() || !job.eval.ratings.empty(),
+                  "missing: name spider, perplexity, mmlu or generate");
   });
   schema.rule("model_name_or_path", [](const J& job) {
-    const bool has_answers = !job.model.model_name_or_path.empty() || !job.eval.predictions.empty();
+    const bool has_answers =
+        !job.model.model_name_or_path.empty() || !job.eval.predictions.empty() || job.eval.tasks.empty();
     return unless(has_answers, "missing: name the model's folder, or a file of predictions");
   });
   schema.rule("eval_dataset", [](const J& job) {
     const bool has_rows = !job.data.eval_dataset.empty() || !job.eval.gold.empty() || !job.eval.predictions.empty();
-    return unless(has_rows || !needs_rows(job.eval), "missing: name a file or folder of rows");
+    return unless(has_rows || !needs_rows(job.eval.tasks), "missing: name a file or folder of rows");
   });
-  schema.rule("mmlu_dir", [](const J& job) {
-    return unless(!has_task(job.eval, "mmlu") || !job.eval.mmlu_dir.empty(),
-                  "missing: name the folder that holds test/NAME_test.csv and dev/NAME_dev.csv");
-  });
+  schema.rule("mmlu_dir", [](const J& job) { return missing_mmlu(job.eval.tasks, job.eval); });
 }
 
 void declare(Schema<MergeJob>& schema) {

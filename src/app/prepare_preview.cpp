@@ -66,7 +66,7 @@ void show_preview(const DataSources& sources, const RowEncoder& encoder, const M
     const Example example = encoder.example(sources.train, i);
     const Rendered rendered = encoder.render(example);
     const EncodedRow row = encoder.encode(rendered);
-    if (example.kind == Example::Kind::kChat && row.targets() > 0) {
+    if (example.kind != Example::Kind::kText && row.targets() > 0) {
       ++counts.end_tokens[row.end_token];
       counts.without_end += std::find(stops.begin(), stops.end(), row.end_token) == stops.end();
     }

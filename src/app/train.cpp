@@ -9,6 +9,7 @@
 
 #include "qlora/app/base_model.h"
 #include "qlora/app/commands.h"
+#include "qlora/app/train_evaluation.h"
 #include "qlora/app/train_plan.h"
 #include "qlora/app/train_report.h"
 #include "qlora/app/training_data.h"
@@ -16,7 +17,9 @@
 #include "qlora/core/config.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/core/schema.h"
 #include "qlora/core/signal.h"
+#include "qlora/eval/task_scores.h"
 #include "qlora/report/model_card.h"
 #include "qlora/train/trainer.h"
 #include "qlora/weights/load.h"
@@ -45,12 +48,19 @@ Json identity_of(const TrainJob& job, const std::string& fingerprint, const std:
                            "prepared_dir",
                            "tables",
                            "db_dir",
+                           "mmlu_dir",
                            "max_memory_gib",
                            "dequantize_cache",
                            "device",
                            "gradient_checkpointing",
                            "per_device_eval_batch_size"}) {
     keys.erase(free);
+  }
+  if (job.train.eval_tasks.empty()) {  // what they are scored by then says nothing
+    keys.erase("max_eval_samples");
+    for (const KeySet* unused : {&keys_of<GenerateOptions>(), &keys_of<EvalOptions>()}) {
+      for (const std::string& name : unused->names()) keys.erase(name);
+    }
   }
   keys["data"] = fingerprint;
   keys["base weights"] = base_weights;
@@ -88,9 +98,12 @@ class TrainRun {
         model_(std::move(model)),
         output_(job.common.output_dir),
         data_(std::move(data)),
-        base_(model_, base_settings(job)),
+        base_(model_, base_settings(job, read_model_config(model_))),
         start_(std::move(start)),
-        identity_(identity_of(job, data_.fingerprint, base_.folder().weights_identity())) {}
+        identity_(identity_of(job, data_.fingerprint, base_.folder().weights_identity())) {
+    // Before the weights: it forks the workers of the SQL sandbox.
+    if (!job.train.eval_tasks.empty()) evaluation_.emplace(job, model_, data_);
+  }
 
   int run() {
     require_folder(output_);
@@ -171,13 +184,18 @@ class TrainRun {
 
   void build_decoder() {
     const auto seed = static_cast<std::uint64_t>(job_.common.seed);
+    const double noise = job_.train.neftune_noise_alpha.value_or(0.0);
     if (job_.model.method == Method::kFull) {
       TrainingPlan plan;
       plan.full = true;
+      plan.seed = seed;
+      plan.embedding_noise = noise;
       decoder_ = base_.decoder(plan);
     } else {
       lora_ = start_.config;
-      decoder_ = base_.decoder(make_training_plan(lora_, base_.config(), seed));
+      TrainingPlan plan = make_training_plan(lora_, base_.config(), seed);
+      plan.embedding_noise = noise;
+      decoder_ = base_.decoder(plan);
       decoder_->initialize_adapters(seed, job_.adapter.init_lora_weights == LoraInit::kGaussian);
       if (start_.from) put_adapter(*start_.from, *decoder_);
       lora_.target_modules = {target_names(), ""};
@@ -196,9 +214,9 @@ class TrainRun {
   }
 
   std::int64_t total_parameters() const {
-    std::int64_t total = job_.model.method == Method::kFull ? 0 : decoder_->parameters().size();
+    std::int64_t total = decoder_->parameters().size();
     for (const std::string& name : base_.folder().names()) {
-      if (decoder_->wants(name)) total += base_.folder().tensor(name).count();
+      if (decoder_->store().has(name)) total += element_count(decoder_->store().member(name).shape).value_or(0);
     }
     return total;
   }
@@ -211,7 +229,17 @@ class TrainRun {
     settings.identity = identity_;
     settings.save_model = [this](const fs::path& folder) { save_model(folder); };
     settings.on_saved = [this](std::int64_t step) { supersede(step); };
+    settings.options.greater_is_better = greater_is_better();
+    if (evaluation_) {
+      settings.on_eval = [this] { return evaluation_->scores(*decoder_); };
+      settings.on_eval_bytes = evaluation_->bytes(*decoder_);
+    }
     return settings;
+  }
+
+  bool greater_is_better() const {
+    const auto score = task_score_of(job_.train.metric_for_best_model, job_.train.eval_tasks);
+    return job_.train.greater_is_better.value_or(score && !lower_is_better(score->score));
   }
 
   void save_model(const fs::path& folder) {
@@ -287,6 +315,7 @@ class TrainRun {
   BaseModel base_;
   AdapterStart start_;
   Json identity_;
+  std::optional<TrainingEvaluation> evaluation_;
   LoraConfig lora_;
   std::unique_ptr<Decoder> decoder_;
   std::vector<fs::path> superseded_;  // checkpoints of an earlier run, which the first save of this one removes

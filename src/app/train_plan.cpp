@@ -1,17 +1,13 @@
 #include "qlora/app/train_plan.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
-#include <optional>
 
-#include <ATen/Context.h>
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "qlora/app/base_model.h"
+#include "qlora/app/cost.h"
+#include "qlora/app/train_evaluation.h"
 #include "qlora/core/error.h"
 #include "qlora/train/memory.h"
 #include "qlora/train/trainer.h"
@@ -38,46 +34,26 @@ void check_targets(const TrainJob& job, const LoraConfig& adapter, const ModelCo
   LoraConfig wanted = adapter;
   wanted.target_modules = job.adapter.lora_target_modules;
   wanted.exclude_modules = {};
-  const std::vector<std::string> linears = linear_names(model);
-  if (lora_targets(wanted, linears, "lm_head") != lora_targets(adapter, linears, "lm_head")) {
+  const AdaptableModules modules = adaptable_modules(model);
+  if (lora_targets(wanted, modules.all, modules.apart) != lora_targets(adapter, modules.all, modules.apart)) {
     throw UsageError(
         "lora_target_modules: contradicts the adapter of adapter_name_or_path, which sits on other linears; leave it "
         "out");
   }
 }
 
-// A name that no linear has is a slip, or one that cannot carry an adapter: the embedding and the output head.
+// A name that no module has is a slip.
 void check_target_names(const LoraConfig& config, const ModelConfig& model) {
-  const std::vector<std::string> linears = linear_names(model);
+  const AdaptableModules modules = adaptable_modules(model);
   for (const std::string& name : config.target_modules.names) {
     LoraConfig alone;
     alone.target_modules.names = {name};
-    if (!lora_targets(alone, linears, "lm_head").empty()) continue;
-    throw UsageError(fmt::format("lora_target_modules: '{}' is no linear of this model's blocks; there are: {}", name,
-                                 fmt::join(expand_all_linear(linears, "lm_head"), ", ")));
+    if (!lora_targets(alone, modules.all, modules.apart).empty()) continue;
+    throw UsageError(fmt::format(
+        "lora_target_modules: '{}' is no module of this model that carries an adapter; there "
+        "are: {}, {}",
+        name, fmt::join(expand_all_linear(linear_names(model), "lm_head"), ", "), fmt::join(modules.apart, ", ")));
   }
-}
-
-// Weights that a store is yet to be filled with.
-std::int64_t frozen_count(const WeightStore& store) {
-  std::int64_t count = 0;
-  for (const std::string& name : store.missing()) count += element_count(store.member(name).shape).value_or(0);
-  return count;
-}
-
-// Multiplications and additions a second of one product; none of a device that is not here.
-std::optional<double> measured_speed(at::Device device, at::ScalarType dtype) {
-  if (device.is_cuda() && !at::hasCUDA()) return std::nullopt;
-  using Clock = std::chrono::steady_clock;
-  const std::int64_t size = device.is_cpu() ? 512 : 8192;  // a GPU shows its speed in large ones alone
-  const at::Tensor a = at::zeros({size, size}, at::TensorOptions().device(device).dtype(dtype));
-  const auto run = [&] { return at::matmul(a, a).sum().item<double>(); };
-  run();
-  const auto start = Clock::now();
-  int count = 0;
-  double seconds = 0.0;
-  for (; seconds < 0.05; seconds = std::chrono::duration<double>(Clock::now() - start).count(), ++count) run();
-  return 2.0 * std::pow(size, 3) * count / seconds;
 }
 
 // Forward and the gradient of inputs take two operations a weight and token each, the gradient of weights two more.
@@ -95,28 +71,23 @@ std::string description_of(const std::vector<Keep>& keep) {
   return text.empty() ? "off" : text;
 }
 
-std::string gib(const Json& bytes) {
-  return fmt::format("{:.3f} GiB", bytes.get<double>() / (1024.0 * 1024.0 * 1024.0));
-}
-
 class Planner {
  public:
   Planner(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data)
-      : job_(job), data_(data), config_(read_model_config(model)) {
-    settings_ = base_settings(job);
+      : job_(job), model_(model), data_(data), config_(read_model_config(model)) {
+    settings_ = base_settings(job, config_);
     TrainingPlan plan;
     plan.full = job.model.method == Method::kFull;
     if (!plan.full) plan = make_training_plan(start.config, config_, static_cast<std::uint64_t>(job.common.seed));
-    const WeightPolicy policy{settings_.quantize, settings_.nested, settings_.dequantize_cache_bytes, /*planned=*/true};
-    decoder_ = std::make_unique<Decoder>(
-        config_, std::make_shared<WeightStore>(settings_.device, settings_.dtype, policy), plan);
+    plan.embedding_noise = job.train.neftune_noise_alpha.value_or(0.0);
+    decoder_ = std::make_unique<Decoder>(config_, planned_store(settings_), plan);
   }
 
   Json plan() {
     const BatchOptions options = batch_options(job_, config_);
     const std::int64_t per_epoch = Batcher(data_.train, options).steps_per_epoch();
     const std::int64_t steps = total_steps(job_.train, per_epoch);
-    const std::int64_t frozen = frozen_count(decoder_->store());
+    const std::int64_t frozen = missing_elements(decoder_->store());
     const std::int64_t trained = decoder_->parameters().size();
     const double tokens =
         static_cast<double>(data_.train.tokens()) * static_cast<double>(steps) / static_cast<double>(per_epoch);
@@ -127,7 +98,9 @@ class Planner {
               {"tokens_per_epoch", data_.train.tokens()},
               {"parameters", frozen + trained},
               {"trainable_parameters", trained}};
-    const RunPlan run = plan_run(*decoder_, job_.train, data_.train, options, steps);
+    std::int64_t evaluation = 0;
+    if (!job_.train.eval_tasks.empty()) evaluation = TrainingEvaluation(job_, model_, data_).bytes(*decoder_);
+    const RunPlan run = plan_run(*decoder_, job_.train, data_.train, options, steps, evaluation);
     const PackedBatch& longest = run.largest.front().batch;
     plan["longest_batch"] = {
         {"rows", longest.sequences()}, {"tokens", longest.tokens()}, {"labels", longest.targets.size()}};
@@ -141,6 +114,7 @@ class Planner {
 
  private:
   const TrainJob& job_;
+  fs::path model_;
   const TrainingData& data_;
   ModelConfig config_;
   BaseSettings settings_;
@@ -155,7 +129,10 @@ AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
   if (options.adapter_name_or_path.empty()) {
     LoraConfig config = make_lora_config(options, job.model.model_name_or_path);
     config.revision = revision;
-    if (job.model.method != Method::kFull) check_target_names(config, read_model_config(model));
+    if (job.model.method != Method::kFull) {
+      check_target_names(config, read_model_config(model));
+      make_training_plan(config, read_model_config(model), 0);  // refuses what this model has not
+    }
     return {std::move(config), {}};
   }
   if (job.model.method == Method::kFull) {
@@ -166,6 +143,11 @@ AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
   take_over("lora_r", job.common, options.lora_r, config.r);
   take_over("lora_alpha", job.common, options.lora_alpha, config.lora_alpha);
   take_over("use_rslora", job.common, options.use_rslora, config.use_rslora);
+  take_over("use_dora", job.common, options.use_dora, config.use_dora);
+  if (job.common.given.contains("modules_to_save") && options.modules_to_save != config.modules_to_save) {
+    throw UsageError("modules_to_save: contradicts the adapter of adapter_name_or_path; leave it out");
+  }
+  options.modules_to_save = config.modules_to_save;
   check_targets(job, config, read_model_config(model));
   options.lora_target_modules = config.target_modules;
   config.base_model_name_or_path = job.model.model_name_or_path;
@@ -188,7 +170,6 @@ Json plan_training(const TrainJob& job, const fs::path& model, const AdapterStar
 }
 
 std::string plan_text(const Json& plan) {
-  const Json& bytes = plan.at("bytes");
   const Json& longest = plan.at("longest_batch");
   std::string text = fmt::format(
       "rows        {}, evaluation {}\nsteps       {}, {} an epoch of {} tokens\nlongest     {} rows, {} tokens\n"
@@ -197,11 +178,7 @@ std::string plan_text(const Json& plan) {
       plan.at("tokens_per_epoch").dump(), longest.at("rows").dump(), longest.at("tokens").dump(),
       plan.at("trainable_parameters").dump(), plan.at("parameters").dump(),
       plan.at("gradient_checkpointing").get<std::string>());
-  for (const auto& [kind, count] : bytes.items()) text += fmt::format("  {:<12}{}\n", kind, gib(count));
-  const Json& seconds = plan.at("estimated_seconds");
-  const std::string time = seconds.is_null() ? "unknown: this machine has no such device"
-                                             : fmt::format("about {:.0f} s for the products", seconds.get<double>());
-  return text + fmt::format("time        {}\nnothing was written\n", time);
+  return text + bytes_text(plan.at("bytes")) + time_text(plan.at("estimated_seconds")) + "nothing was written\n";
 }
 
 }  // namespace qlora

@@ -16,7 +16,7 @@ namespace {
 struct EncodedExample {
   EncodedRow row;
   Json id;
-  bool chat = false;
+  bool answers = false;  // ends in an answer, which must end in a token
   bool only_last = false;
 };
 
@@ -36,7 +36,7 @@ EncodedExample encode_example(const Dataset& dataset, std::size_t i, const RowEn
                               const ModelLimits& limits) {
   const Example example = encoder.example(dataset, i);
   const Rendered rendered = encoder.render(example);
-  EncodedExample encoded{encoder.encode(rendered), example.id, example.kind == Example::Kind::kChat,
+  EncodedExample encoded{encoder.encode(rendered), example.id, example.kind != Example::Kind::kText,
                          rendered.only_last};
   check_vocabulary(encoded.row, dataset, i, encoder.tokenizer(), limits.vocabulary);
   encoded.row.spans = {};
@@ -56,7 +56,7 @@ bool keep_row(EncodedExample& example, const std::string& place, const RowEncode
   const bool too_long = limits.positions && static_cast<std::int64_t>(row.ids.size()) > *limits.positions;
   if (row.targets() == 0) return drop("no_label");
   if (too_long && encoder.options().overflow == Overflow::kDrop) return drop("too_long");
-  if (example.chat) {
+  if (example.answers) {
     ++counts.end_tokens[row.end_token];
     const auto stops = encoder.stop_ids();
     counts.without_end += std::find(stops.begin(), stops.end(), row.end_token) == stops.end();

@@ -40,12 +40,18 @@ std::vector<const Dataset*> DataSources::datasets() const {
 }
 
 std::optional<std::string> end_token_problem(const RowCounts& counts, const RowEncoder& encoder) {
-  const auto chats = std::accumulate(counts.end_tokens.begin(), counts.end_tokens.end(), std::int64_t{0},
+  const auto answers = std::accumulate(counts.end_tokens.begin(), counts.end_tokens.end(), std::int64_t{0},
                                      [](std::int64_t sum, const auto& entry) { return sum + entry.second; });
-  if (chats == 0 || counts.without_end < chats) return std::nullopt;
+  if (answers == 0 || counts.without_end < answers) return std::nullopt;
   const auto most = std::max_element(counts.end_tokens.begin(), counts.end_tokens.end(),
                                      [](const auto& a, const auto& b) { return a.second < b.second; });
   const auto name = [&](std::int32_t id) { return encoder.tokenizer().token_of(id).value_or(fmt::format("{}", id)); };
+  if (const auto& eos = encoder.special_tokens().eos; eos && !encoder.tokenizer().id_of(*eos)) {
+    return fmt::format(
+        "the end token {} is no token of the tokenizer: a model would never learn to stop. Name one that is in "
+        "tokenizer_config.json (eos_token)",
+        *eos);
+  }
   std::string stops;
   for (const auto id : encoder.stop_ids()) stops += (stops.empty() ? "" : ", ") + name(id);
   return fmt::format(

@@ -40,10 +40,19 @@ void declare(Schema<EvalOptions>& schema) {
   schema.key("sql_timeout", &E::sql_timeout, "Seconds that a query may take.").above(0);
   schema.key("plug_value", &E::plug_value,
              "Execution: try the gold query's values in place of the predicted ones, too.");
-  schema.key("predictions", &E::predictions,
-             "Score this file, one SQL a line or a predictions.jsonl, without any model.");
+  schema
+      .key("predictions", &E::predictions,
+           "Score this file, one SQL a line or a predictions.jsonl, without any model. May be given several times: the "
+           "runs in all files are paired with the one called base, else with the first.")
+      .no_commas();
   schema.key("gold", &E::gold, "The gold of `predictions`: lines SQL, tab, db_id.");
   schema.key("per_row", &E::per_row, "Write a line a row to this file (.tsv for spider, .jsonl for perplexity).");
+  schema.key(
+      "blind", &E::blind,
+      "Write the answers of two runs to this CSV file for people to judge: side by side, in random order, without "
+      "names; which is which goes to a .key.json beside it.");
+  schema.key("ratings", &E::ratings,
+             "Read the preferences (a, b, tie) in such a file back into the report: by itself, or with `tasks`.");
   schema.key("require", &E::require,
              "task.score:minimum, as in spider.execution:0.6; exit 7 where it is missed. May be given several times.");
   schema.key("mmlu_dir", &E::mmlu_dir, "The folder of MMLU: test/NAME_test.csv and dev/NAME_dev.csv.");

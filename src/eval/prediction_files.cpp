@@ -33,14 +33,15 @@ std::string text_of(const Json& line, const char* key, const std::string& place,
   return "";
 }
 
-void add_json_line(const std::string& text, const std::string& place, std::vector<PredictedRun>& runs) {
+void add_json_line(const std::string& text, const std::string& place, const std::string& wanted,
+                   std::vector<PredictedRun>& runs) {
   const Json line = parse_json(text, place);
   if (!line.is_object()) throw DataError(fmt::format("{}: not a JSON object", place));
   const std::string task = text_of(line, "task", place, false);
-  if (!task.empty() && task != "spider") return;
+  if (!task.empty() && task != wanted) return;
   const std::string name = text_of(line, "run", place, false);
   auto run = std::find_if(runs.begin(), runs.end(), [&](const PredictedRun& r) { return r.name == name; });
-  if (run == runs.end()) run = runs.insert(runs.end(), PredictedRun{name, {}, {}});
+  if (run == runs.end()) run = runs.insert(runs.end(), PredictedRun{name, "", {}, {}});
   SpiderQuestion question;
   question.id = line.contains("id") ? line["id"] : Json(run->answers.size());
   question.gold = text_of(line, "gold", place, false);
@@ -51,23 +52,53 @@ void add_json_line(const std::string& text, const std::string& place, std::vecto
   run->questions.push_back(std::move(question));
 }
 
-}  // namespace
-
-std::vector<PredictedRun> read_predictions(const std::filesystem::path& path) {
+// The runs by the names that the lines give them; a lone one may have none.
+std::vector<PredictedRun> read_runs(const std::filesystem::path& path, const std::string& task) {
   const auto lines = read_lines(path, "predictions");
   const bool json = path.extension() == ".jsonl" || (!lines.empty() && lines[0].starts_with('{'));
   std::vector<PredictedRun> runs;
   if (json) {
     for (size_t i = 0; i < lines.size(); ++i) {
-      if (!trim(lines[i]).empty()) add_json_line(lines[i], fmt::format("{}:{}", path.string(), i + 1), runs);
+      if (!trim(lines[i]).empty()) add_json_line(lines[i], fmt::format("{}:{}", path.string(), i + 1), task, runs);
     }
   } else {
-    runs.push_back({"predictions", {}, {}});
+    runs.push_back({"", "", {}, {}});
     for (const auto& line : lines) runs[0].answers.emplace_back(trim(line.substr(0, line.find('\t'))));
   }
-  if (runs.empty() || runs[0].answers.empty()) throw DataError(fmt::format("{}: no predictions in it", path.string()));
+  if (runs.empty() || runs[0].answers.empty())
+    throw DataError(fmt::format("{}: no predictions of the task {} in it", path.string(), task));
+  for (PredictedRun& run : runs) run.file = path.string();
+  return runs;
+}
+
+std::string name_of_file(const std::filesystem::path& path) {
+  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path().filename();
+  return path.stem() == "predictions" && !folder.empty() ? folder.string() : path.stem().string();
+}
+
+}  // namespace
+
+std::vector<PredictedRun> read_predictions(const std::filesystem::path& path, const std::string& task) {
+  std::vector<PredictedRun> runs = read_runs(path, task);
   if (runs.size() == 1) runs[0].name = "predictions";
   return runs;
+}
+
+std::vector<PredictedRun> read_predictions(const std::vector<std::string>& paths, const std::string& task) {
+  if (paths.size() == 1) return read_predictions(std::filesystem::path(paths[0]), task);
+  std::vector<PredictedRun> all;
+  const auto taken = [&](const std::string& name) {
+    return std::any_of(all.begin(), all.end(), [&](const PredictedRun& run) { return run.name == name; });
+  };
+  for (const std::string& path : paths) {
+    for (PredictedRun& run : read_runs(path, task)) {
+      if (run.name.empty() || taken(run.name)) run.name = name_of_file(path);
+      const std::string name = run.name;
+      for (int i = 2; taken(run.name); ++i) run.name = fmt::format("{}-{}", name, i);
+      all.push_back(std::move(run));
+    }
+  }
+  return all;
 }
 
 std::vector<SpiderQuestion> read_gold(const std::filesystem::path& path) {

@@ -121,6 +121,7 @@ Json report_json(const EvalResults& results, uint64_t seed) {
   for (const auto& run : results.runs) {
     Json& entry = out["runs"][run.name];
     entry["adapter"] = run.adapter.empty() ? Json(nullptr) : Json(run.adapter);
+    if (!run.predictions.empty()) entry["predictions"] = run.predictions;
     entry["tasks"] = Json::object();
     for (const auto& task : run.tasks) {
       entry["tasks"][task.task] = task_json(task);
@@ -128,6 +129,7 @@ Json report_json(const EvalResults& results, uint64_t seed) {
       if (of_base != nullptr) out["paired"][run.name][task.task] = paired_task(*of_base, task, seed);
     }
   }
+  out["paired_with"] = base != nullptr ? Json(base->name) : Json(nullptr);
   out["seconds"] = results.seconds;
   out["output_tokens_per_second"] =
       results.output_tokens_per_second ? Json(*results.output_tokens_per_second) : Json(nullptr);
@@ -175,9 +177,8 @@ std::string per_row_text(const EvalResults& results, const std::string& path) {
 
 std::vector<std::string> missed_scores(const EvalResults& results, const std::vector<RequiredScore>& required) {
   std::vector<std::string> missed;
-  const EvalRun* base = results.runs.size() > 1 ? find_base(results) : nullptr;
   for (const auto& run : results.runs) {
-    if (&run == base) continue;
+    if (run.name == "base" && results.runs.size() > 1) continue;
     for (const auto& r : required) {
       const double value = required_value(run, r);
       if (value >= r.minimum) continue;

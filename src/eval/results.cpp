@@ -32,8 +32,8 @@ const TaskResult* find_task(const EvalRun& run, const std::string& task) {
 }
 
 const EvalRun* find_base(const EvalResults& results) {
-  const auto found =
-      std::find_if(results.runs.begin(), results.runs.end(), [](const EvalRun& run) { return run.name == "base"; });
+  const auto found = std::find_if(results.runs.begin(), results.runs.end(),
+                                  [&](const EvalRun& run) { return run.name == results.base; });
   return found == results.runs.end() ? nullptr : &*found;
 }
 

@@ -44,8 +44,8 @@ bool has_task(const EvalOptions& options, const std::string& task) {
   return contains(options.tasks, task);
 }
 
-bool needs_rows(const EvalOptions& options) {
-  return std::any_of(options.tasks.begin(), options.tasks.end(), [](const auto& task) { return task != "mmlu"; });
+bool needs_rows(const std::vector<std::string>& tasks) {
+  return std::any_of(tasks.begin(), tasks.end(), [](const auto& task) { return task != "mmlu"; });
 }
 
 std::vector<std::string> score_names(const std::string& task) {
@@ -53,6 +53,7 @@ std::vector<std::string> score_names(const std::string& task) {
   if (task == "perplexity") return perplexity_scores();
   if (task == "generate") return text_score_names();
   if (task == "mmlu") return {"acc"};
+  if (task == "ratings") return {"preferred"};
   return {};
 }
 
@@ -67,12 +68,28 @@ double best_score(const std::string& score) {
   return 1.0;
 }
 
+std::string evaluation_key(const TaskScore& score) {
+  return fmt::format("eval_{}_{}", score.task, score.score);
+}
+
+std::optional<TaskScore> task_score_of(const std::string& metric, const std::vector<std::string>& tasks) {
+  for (const std::string& task : tasks) {
+    for (const std::string& score : score_names(task)) {
+      const std::string key = evaluation_key({task, score});
+      if (key == metric || key == "eval_" + metric) return TaskScore{task, score};
+    }
+  }
+  return std::nullopt;
+}
+
 std::string per_row_task(const std::string& path) {
   return path.ends_with(".jsonl") ? "perplexity" : "spider";
 }
 
 void check_eval_options(const EvalOptions& options) {
-  for (const auto& required : options.require) check_required(required, options.tasks);
+  std::vector<std::string> tasks = options.tasks;
+  if (!options.ratings.empty()) tasks.emplace_back("ratings");
+  for (const auto& required : options.require) check_required(required, tasks);
   if (options.per_row.empty() || contains(options.tasks, per_row_task(options.per_row))) return;
   throw UsageError(
       fmt::format("per_row: {} would be of the task {}, which is not in `tasks`; a .jsonl is of perplexity, any other "

@@ -49,8 +49,8 @@ std::string p_text(double p) {
 }
 
 // Scores of a run that is paired with the base.
-Rows paired_rows(const std::string& run, const Json& paired, const Json& other, bool colour) {
-  Rows rows = {{"score", "base", run, "difference", "wins", "losses", "p", "95 % interval"}};
+Rows paired_rows(const std::string& base, const std::string& run, const Json& paired, const Json& other, bool colour) {
+  Rows rows = {{"score", base, run, "difference", "wins", "losses", "p", "95 % interval"}};
   if (!other.is_null()) rows[0].insert(rows[0].begin() + 3, other.begin().key());
   for (const auto& [score, p] : paired.items()) {
     const double difference = p["tuned"].get<double>() - p["base"].get<double>();
@@ -73,6 +73,12 @@ void add_overall(Rows& rows, const Json& base, const Json& tuned, bool colour) {
     rows.push_back({score, score_text(score, before), score_text(score, value),
                     painted_change(score, value.get<double>() - before.get<double>(), colour)});
   }
+}
+
+// The run that the others are paired with.
+std::string base_of(const Json& report) {
+  const Json name = report.value("paired_with", Json());
+  return name.is_string() ? name.get<std::string>() : "base";
 }
 
 // {"extracted": {...}} or {"raw": {...}}, or null.
@@ -145,6 +151,7 @@ std::string text_table(const Rows& rows, size_t width) {
 
 std::string terminal_report(const Json& report, size_t width, bool colour) {
   std::string out;
+  const std::string base = base_of(report);
   for (const auto& [name, run] : report["runs"].items()) {
     for (const auto& [task_name, task] : run["tasks"].items()) {
       if (task["overall"].empty()) {  // answers alone
@@ -154,8 +161,8 @@ std::string terminal_report(const Json& report, size_t width, bool colour) {
       }
       const Json pairs = report["paired"].value(name, Json::object()).value(task_name, Json());
       const Json other = other_reading(task);
-      Rows rows = pairs.is_null() ? single_rows(name, task, other) : paired_rows(name, pairs, other, colour);
-      if (!pairs.is_null()) add_overall(rows, report["runs"]["base"]["tasks"][task_name], task, colour);
+      Rows rows = pairs.is_null() ? single_rows(name, task, other) : paired_rows(base, name, pairs, other, colour);
+      if (!pairs.is_null()) add_overall(rows, report["runs"][base]["tasks"][task_name], task, colour);
       const std::string head = fmt::format("{}: {}, {} rows", name, task_name, task["n"].get<size_t>());
       out += (out.empty() ? "" : "\n") + painted(head, "1", colour) + "\n" + text_table(rows, width);
       if (task.contains("answers")) out += answers_line(task["answers"]);

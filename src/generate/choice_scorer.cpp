@@ -118,7 +118,8 @@ void ChoiceScorer::run_shared(const std::vector<Row>& rows, std::size_t shared) 
 
   for (std::size_t begin = 0; begin < rows.size();) {
     const std::size_t end = batch_end(rows, begin, static_cast<std::size_t>(slots - 1), shared);
-    for (std::size_t r = begin; r < end; ++r) cache.move(0, static_cast<std::int64_t>(r - begin) + 1);
+    for (std::size_t r = begin; r < end; ++r)
+      cache.copy(0, static_cast<std::int64_t>(r - begin) + 1, static_cast<std::int64_t>(shared));
     run_batch(rows, begin, end, &cache, shared);
     begin = end;
   }

@@ -11,14 +11,16 @@ namespace qlora {
 namespace {
 
 void penalize_repetition(std::span<float> logits, std::span<const std::int32_t> seen, double penalty) {
+  const auto factor = static_cast<float>(penalty);
   for (const std::int32_t id : std::unordered_set<std::int32_t>(seen.begin(), seen.end())) {
     float& logit = logits[static_cast<std::size_t>(id)];
-    logit = static_cast<float>(logit < 0.0F ? logit * penalty : logit / penalty);
+    logit = logit < 0.0F ? logit * factor : logit / factor;
   }
 }
 
-// Uniform in [0, 1) with 53 bits.
-double uniform(std::uint64_t seed, std::uint64_t row, std::uint64_t position) {
+}  // namespace
+
+double sampling_uniform(std::uint64_t seed, std::uint64_t row, std::uint64_t position) {
   const auto bits = philox({static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(row >> 32U),
                             static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(position >> 32U)},
                            {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32U)});
@@ -26,13 +28,11 @@ double uniform(std::uint64_t seed, std::uint64_t row, std::uint64_t position) {
   return static_cast<double>(wide >> 11U) * 0x1p-53;
 }
 
-}  // namespace
-
 std::int32_t Sampler::next(std::span<float> logits, std::span<const std::int32_t> seen, std::uint64_t row,
                            std::uint64_t position) const {
   if (options_.repetition_penalty != 1.0) penalize_repetition(logits, seen, options_.repetition_penalty);
   if (greedy()) return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-  for (float& logit : logits) logit = static_cast<float>(logit / options_.temperature);
+  for (float& logit : logits) logit /= static_cast<float>(options_.temperature);
   return draw(logits, row, position);
 }
 
@@ -66,7 +66,7 @@ std::int32_t Sampler::draw(std::span<float> logits, std::uint64_t row, std::uint
     while (kept < weights.size() && weights[kept] >= options_.min_p) ++kept;
     weights.resize(kept);
   }
-  const double mark = uniform(seed_, row, position) * std::accumulate(weights.begin(), weights.end(), 0.0);
+  const double mark = sampling_uniform(seed_, row, position) * std::accumulate(weights.begin(), weights.end(), 0.0);
   double passed = 0.0;
   for (std::size_t i = 0; i < weights.size(); ++i) {
     passed += weights[i];

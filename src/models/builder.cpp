@@ -29,11 +29,30 @@ Weight DecoderBuilder::vectors(const std::vector<Vector>& members) {
   return matrix(all);
 }
 
+Weight DecoderBuilder::whole_or_frozen(const std::string& name, const Shape& shape, const std::string& stored) {
+  if (plan_.full || !plan_.whole || !plan_.whole(name)) return matrix({{stored + ".weight", shape, false}});
+  const ParameterSet::Id id = decoder_.parameters_.add(name + ".weight", shape, shape.size() > 1);
+  decoder_.whole_.push_back(id);
+  return Weight::trained(decoder_.parameters_, id, id);
+}
+
+Weight DecoderBuilder::norm_weight(const std::string& name, std::int64_t columns) {
+  decoder_.modules_.norms.push_back(name);
+  return whole_or_frozen(name, {columns}, name);
+}
+
 void DecoderBuilder::embedding(const std::string& name) {
   const ModelConfig& c = config();
-  Block& block = begin_block();
-  const Weight table = matrix({{name + ".weight", {c.vocabulary, c.hidden}, false}});
-  block.add(std::make_shared<Embedding>(table, c.hidden, dtype(), c.embedding_scale), {});
+  decoder_.modules_.embedding = name;
+  Embedding::Spec spec;
+  spec.table = whole_or_frozen(name, {c.vocabulary, c.hidden}, name);
+  spec.columns = c.hidden;
+  spec.scale = c.embedding_scale;
+  const auto segments = adapters({{name, c.hidden}}, c.vocabulary, /*embedding=*/true);
+  if (!segments.empty()) spec.adapter = segments.front();
+  spec.noise = plan_.embedding_noise;
+  spec.seed = plan_.seed;
+  begin_block().add(std::make_shared<Embedding>(std::move(spec), decoder_.parameters_, dtype()), {});
 }
 
 Block& DecoderBuilder::begin_block() {
@@ -41,7 +60,7 @@ Block& DecoderBuilder::begin_block() {
 }
 
 Block::Value DecoderBuilder::rms_norm(Block& block, const std::string& name, std::int64_t columns, Block::Value input) {
-  const Weight weight = vectors({{name + ".weight", columns}});
+  const Weight weight = norm_weight(name, columns);
   const ModelConfig& c = config();
   return block.add(std::make_shared<RmsNorm>(weight, columns, c.norm_epsilon, dtype(), c.norm_offset), {input});
 }
@@ -49,13 +68,9 @@ Block::Value DecoderBuilder::rms_norm(Block& block, const std::string& name, std
 Block::Value DecoderBuilder::head_norm(Block& block, const std::string& query, const std::string& key,
                                        Block::Value qkv) {
   const ModelConfig& c = config();
-  const HeadNorm::Spec spec{c.heads,
-                            c.kv_heads,
-                            c.head_dim,
-                            vectors({{query + ".weight", c.head_dim}}),
-                            vectors({{key + ".weight", c.head_dim}}),
-                            c.norm_epsilon,
-                            c.norm_offset};
+  const HeadNorm::Spec spec{
+      c.heads,        c.kv_heads,   c.head_dim, norm_weight(query, c.head_dim), norm_weight(key, c.head_dim),
+      c.norm_epsilon, c.norm_offset};
   return block.add(std::make_shared<HeadNorm>(spec, dtype()), {qkv});
 }
 
@@ -119,6 +134,7 @@ Block::Value DecoderBuilder::projection(Block& block, const std::vector<Linear>&
   std::vector<Vector> biases;
   for (const Linear& linear : linears) {
     members.push_back({linear.name + ".weight", {linear.out, in}, true});
+    decoder_.modules_.linears.push_back(linear.name);
     if (linear.bias) biases.push_back({linear.name + ".bias", linear.out});
     spec.out += linear.out;
   }
@@ -131,7 +147,7 @@ Block::Value DecoderBuilder::projection(Block& block, const std::vector<Linear>&
 }
 
 // All A first, then all B: the A of one projection are one matrix.
-std::vector<LoraSegment> DecoderBuilder::adapters(const std::vector<Linear>& linears, std::int64_t in) {
+std::vector<LoraSegment> DecoderBuilder::adapters(const std::vector<Linear>& linears, std::int64_t in, bool embedding) {
   std::vector<LoraSegment> segments;
   if (plan_.full || !plan_.lora) return segments;
   std::int64_t begin = 0;
@@ -139,28 +155,37 @@ std::vector<LoraSegment> DecoderBuilder::adapters(const std::vector<Linear>& lin
   for (const Linear& linear : linears) {
     if (const auto settings = plan_.lora(linear.name)) {
       const auto number = static_cast<std::uint32_t>(decoder_.adapters_.size());
-      decoder_.adapters_.push_back({linear.name, in, linear.out, *settings, -1, -1});
+      decoder_.adapters_.push_back({linear.name, in, linear.out, *settings, embedding, -1, -1, -1});
       segments.push_back(
-          {begin, linear.out, settings->rank, settings->scale, settings->dropout, {plan_.seed, number}, -1, -1});
+          {begin, linear.out, settings->rank, settings->scale, settings->dropout, {plan_.seed, number}, -1, -1, -1});
     }
     begin += linear.out;
   }
   const auto place = [&](const LoraSegment& s) -> AdapterPlace& { return decoder_.adapters_[s.key.linear]; };
+  const std::string a = embedding ? ".lora_embedding_A" : ".lora_A.weight";
+  const std::string b = embedding ? ".lora_embedding_B" : ".lora_B.weight";
+  for (LoraSegment& s : segments) s.a = place(s).a = parameters.add(place(s).linear + a, {s.rank, in}, true);
+  for (LoraSegment& s : segments) s.b = place(s).b = parameters.add(place(s).linear + b, {s.out, s.rank}, true);
   for (LoraSegment& s : segments) {
-    s.a = place(s).a = parameters.add(place(s).linear + ".lora_A.weight", {s.rank, in}, true);
-  }
-  for (LoraSegment& s : segments) {
-    s.b = place(s).b = parameters.add(place(s).linear + ".lora_B.weight", {s.out, s.rank}, true);
+    if (!place(s).settings.dora) continue;
+    s.magnitude = place(s).magnitude = parameters.add(place(s).linear + ".lora_magnitude_vector", {s.out}, true);
   }
   return segments;
 }
 
 void DecoderBuilder::head(const std::string& norm, const std::string& head) {
   const ModelConfig& c = config();
-  RmsNorm final_norm(vectors({{norm + ".weight", c.hidden}}), c.hidden, c.norm_epsilon, dtype(), c.norm_offset);
-  const Weight weight = matrix({{head + ".weight", {c.vocabulary, c.hidden}, false}});
-  const auto shared = std::make_shared<const Head>(std::move(final_norm), weight, c.vocabulary, dtype(),
-                                                   LogitTransform{c.logit_scale, c.logit_softcap});
+  RmsNorm final_norm(norm_weight(norm, c.hidden), c.hidden, c.norm_epsilon, dtype(), c.norm_offset);
+  // Tied or not, the head is adapted and trained as a module of its own, as PEFT has it.
+  decoder_.modules_.head = "lm_head";
+  Head::Spec spec;
+  spec.weight = whole_or_frozen("lm_head", {c.vocabulary, c.hidden}, head);
+  spec.vocabulary = c.vocabulary;
+  spec.transform = {c.logit_scale, c.logit_softcap};
+  const auto segments = adapters({{"lm_head", c.vocabulary}}, c.hidden);
+  if (!segments.empty()) spec.adapter = segments.front();
+  const auto shared =
+      std::make_shared<const Head>(std::move(final_norm), std::move(spec), decoder_.parameters_, dtype());
   const auto with = [&](std::shared_ptr<Operation> last) {
     std::vector<Block> blocks = body_;
     blocks.emplace_back().add(std::move(last), {Block::kInput});

@@ -150,6 +150,26 @@ void parse_common(const ConfigFields& fields, ModelConfig& config) {
   config.activation = parse_activation(fields);
 }
 
+// As bitsandbytes and transformers have it, fp4 is what an absent quant_type means.
+std::optional<StoredNf4> parse_quantization(const ConfigFields& outer) {
+  const auto json = outer.object("quantization_config");
+  if (!json) return std::nullopt;
+  const ConfigFields fields(*json, outer.origin() + ": quantization_config");
+  const auto refuse = [&](const std::string& what) {
+    throw UsageError(fmt::format(
+        "{}: weights quantized {} are not supported; those of bitsandbytes in NF4 are, or take the 16-bit original",
+        fields.origin(), what));
+  };
+  const std::string method = fields.find<std::string>("quant_method").value_or("bitsandbytes");
+  if (method != "bitsandbytes") refuse(fmt::format("by '{}'", method));
+  if (fields.flag("load_in_8bit", false)) refuse("to int8 (LLM.int8)");
+  if (!fields.flag("load_in_4bit", false)) return std::nullopt;
+  const std::string type = fields.find<std::string>("bnb_4bit_quant_type").value_or("fp4");
+  if (type != "nf4") refuse(fmt::format("to '{}'", type));
+  return StoredNf4{fields.flag("bnb_4bit_use_double_quant", false),
+                   fields.strings("llm_int8_skip_modules").value_or(std::vector<std::string>{})};
+}
+
 void check(const ModelConfig& c, const std::string& origin) {
   if (c.intermediate == 0) throw DataError(fmt::format("{}: 'intermediate_size' is missing", origin));
   if (c.head_dim == 0) {
@@ -177,6 +197,7 @@ ModelConfig parse_model_config(const Json& json, const std::string& origin) {
   const Architecture& architecture = find_architecture(*type, origin);
   parse_common(fields, config);
   architecture.configure(fields, config);
+  config.stored_nf4 = parse_quantization(fields);
   check(config, origin);
   parse_rope(fields, config);
   return config;

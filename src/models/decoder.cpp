@@ -6,6 +6,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
@@ -48,16 +49,24 @@ std::vector<CacheLayer> Decoder::cache_layers() const {
   return layers;
 }
 
+// Beside a tied embedding a head that is trained by itself starts from the same values.
 bool Decoder::wants(const std::string& name) const {
-  return parameters_.find(name) || store_->has(name);
+  return parameters_.find(name) || store_->has(name) || (name == modules_.embedding + ".weight" && starts_tied_head());
+}
+
+bool Decoder::starts_tied_head() const {
+  return config_.tied_embeddings && parameters_.find(modules_.head + ".weight");
 }
 
 void Decoder::put(const std::string& name, const at::Tensor& values) {
+  // A tied weight may be both: frozen in one place, trained in the other.
+  if (name == modules_.embedding + ".weight" && starts_tied_head()) put_parameter(modules_.head + ".weight", values);
+  if (parameters_.find(name)) put_parameter(name, values);
+  if (store_->has(name) || !wants(name)) store_->put(name, values);  // which refuses a name that is nowhere
+}
+
+void Decoder::put_parameter(const std::string& name, const at::Tensor& values) {
   const auto id = parameters_.find(name);
-  if (!id) {
-    store_->put(name, values);
-    return;
-  }
   at::Tensor parameter = parameters_.value(*id);
   if (values.sizes() != parameter.sizes()) {
     throw DataError(fmt::format("tensor '{}': has shape {}, the model's config wants {}", name,
@@ -68,18 +77,33 @@ void Decoder::put(const std::string& name, const at::Tensor& values) {
   filled_.push_back(name);
 }
 
+void Decoder::put(const std::string& name, const Nf4Tensor& codes) {
+  if (!parameters_.find(name)) return store_->put(name, codes);
+  at::Tensor values = at::empty(codes.shape, at::kFloat);
+  nf4_dequantize(codes.view(), ElementType::kF32, values.mutable_data_ptr());
+  put(name, values);
+}
+
 std::vector<std::string> Decoder::missing() const {
   std::vector<std::string> names = store_->missing();
-  if (!adapters_.empty()) return names;
-  for (const ParameterInfo& info : parameters_.infos()) {
+  const auto check = [&](const ParameterInfo& info) {
     if (std::find(filled_.begin(), filled_.end(), info.name) == filled_.end()) names.push_back(info.name);
-  }
+  };
+  for (const ParameterSet::Id id : whole_) check(parameters_.infos()[static_cast<std::size_t>(id)]);
+  if (!adapters_.empty() || !whole_.empty()) return names;
+  for (const ParameterInfo& info : parameters_.infos()) check(info);
   return names;
 }
 
 void Decoder::initialize_adapters(std::uint64_t seed, bool gaussian) {
   at::Generator random = generator(seed);
   for (const AdapterPlace& place : adapters_) {
+    if (place.embedding) {
+      at::Tensor b = at::empty({place.out, place.settings.rank}, at::kFloat);
+      parameters_.value(place.a).zero_();
+      parameters_.value(place.b).copy_(b.normal_(0.0, 1.0, random));
+      continue;
+    }
     at::Tensor a = at::empty({place.settings.rank, place.in}, at::kFloat);
     if (gaussian) {
       a.normal_(0.0, 1.0 / static_cast<double>(place.settings.rank), random);
@@ -89,6 +113,10 @@ void Decoder::initialize_adapters(std::uint64_t seed, bool gaussian) {
     }
     parameters_.value(place.a).copy_(a);
     parameters_.value(place.b).zero_();
+    if (place.magnitude >= 0) {
+      const at::Tensor weight = store_->dequantized(place.linear + ".weight");
+      parameters_.value(place.magnitude).copy_(at::linalg_vector_norm(weight, 2, {{1}}));
+    }
   }
   parameters_.refresh_compute();
 }
@@ -109,15 +137,13 @@ void Decoder::initialize_weights(std::uint64_t seed) {
   parameters_.refresh_compute();
 }
 
+ModuleNames module_names(const ModelConfig& config) {
+  const auto nowhere = std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{.planned = true});
+  return Decoder(config, nowhere, TrainingPlan{}).modules();
+}
+
 std::vector<std::string> linear_names(const ModelConfig& config) {
-  std::vector<std::string> names;
-  TrainingPlan plan;
-  plan.lora = [&](const std::string& linear) -> std::optional<LoraSettings> {
-    names.push_back(linear);
-    return std::nullopt;
-  };
-  const Decoder shape_only(config, std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{.planned = true}), plan);
-  return names;
+  return module_names(config).linears;
 }
 
 }  // namespace qlora

@@ -1,20 +1,20 @@
 #include "qlora/nn/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <optional>
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
-#include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 
 #include "qlora/nn/kernels.h"
@@ -168,7 +168,8 @@ PackedViews packed_views(const at::Tensor& qkv, const AttentionShape& s) {
 
 void packed_forward(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, const at::Tensor& out,
                     const at::Tensor& lse) {
-  if (cudnn_attention(batch, s, qkv, out, lse)) return gpu::zero_tail(out, batch.bounds);
+  // cuDNN makes a plan a shape, which prompts of all lengths would not share.
+  if (batch.cache == nullptr && cudnn_attention(batch, s, qkv, out, lse)) return gpu::zero_tail(out, batch.bounds);
   const PackedViews p = packed_views(qkv, s);
   const auto result =
       at::_flash_attention_forward(p.q, p.k, p.v, batch.bounds, batch.bounds, batch.max_length, batch.max_length, 0.0,
@@ -199,35 +200,151 @@ void packed_backward(const Batch& batch, const at::Tensor& qkv, const AttentionS
 // A row's queries, with the keys and values of all that its slot holds and of its own tokens, which lie there already.
 RowViews with_cache(const RowViews& row, const KvCache& cache, std::int64_t layer, std::int64_t slot) {
   const std::int64_t tokens = cache.length(slot) + row.q.size(2);
-  const auto held = [&](const at::Tensor& all) { return all[slot].narrow(1, 0, tokens).unsqueeze(0); };
+  const auto held = [&](const at::Tensor& all) { return all[slot].narrow(0, 0, tokens).transpose(0, 1).unsqueeze(0); };
   return {row.q, held(cache.keys(layer)), held(cache.values(layer))};
 }
 
-// Every row is one new token: all of them in two batched products over the cache.
-void decode(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, const at::Tensor& keys,
-            const at::Tensor& values, const at::Tensor& out) {
-  const std::int64_t rows = batch.sequences();
-  std::vector<std::int64_t> lengths;
-  for (std::int64_t slot : batch.cache_slots) lengths.push_back(batch.cache->length(slot) + 1);
-  const std::int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-  const std::int64_t first = batch.cache_slots.front();
-  TORCH_CHECK(batch.cache_slots.back() - first + 1 == rows, "decoding takes slots that are neighbours, in order");
-  const auto select = [&](const at::Tensor& cache) {
-    const at::Tensor mine = cache.narrow(0, first, rows);
-    return mine.view({rows * s.kv_heads, mine.size(2), s.head_dim}).narrow(1, 0, longest);
-  };
-  const std::int64_t group = s.heads / s.kv_heads;
-  const at::Tensor q =
-      qkv.narrow(0, 0, rows).narrow(1, 0, s.query_columns()).reshape({rows * s.kv_heads, group, s.head_dim});
-  at::Tensor scores = at::bmm(q, select(keys).transpose(1, 2)).to(accumulation_dtype(qkv.scalar_type())).mul_(s.scale);
-  soft_cap(scores, s.softcap);
-  const at::Tensor ends = at::tensor(lengths, at::kLong).to(qkv.device()).view({rows, 1, 1, 1});
-  const at::Tensor places = at::ones({longest}, ends.options()).cumsum(0);
-  const at::Tensor hidden = s.window > 0 ? (places > ends).logical_or_(places <= ends - s.window) : places > ends;
-  scores.view({rows, s.kv_heads, group, longest}).masked_fill_(hidden, -std::numeric_limits<double>::infinity());
-  const at::Tensor mixed = at::bmm(at::softmax(scores, -1).to(qkv.scalar_type()), select(values));
-  out.narrow(0, 0, rows).copy_(mixed.view({rows, s.query_columns()}));
+void append_rows(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, std::int64_t layer) {
+  for (std::size_t r = 0; r + 1 < batch.row_bounds.size(); ++r) {
+    const std::int64_t length = batch.row_bounds[r + 1] - batch.row_bounds[r];
+    const std::int64_t slot = batch.cache_slots[r];
+    const at::Tensor row = qkv.narrow(0, batch.row_bounds[r], length);
+    const auto append = [&](const at::Tensor& cache, std::int64_t column) {
+      cache[slot]
+          .narrow(0, batch.cache->length(slot), length)
+          .copy_(row.narrow(1, column, s.kv_columns()).view({length, s.kv_heads, s.head_dim}));
+    };
+    append(batch.cache->keys(layer), s.query_columns());
+    append(batch.cache->values(layer), s.query_columns() + s.kv_columns());
+  }
 }
+
+bool continues_rows(const Batch& batch) {
+  return std::any_of(batch.cache_slots.begin(), batch.cache_slots.end(),
+                     [&](std::int64_t slot) { return batch.cache->length(slot) > 0; });
+}
+
+// Rows of several tokens behind what their slots hold: a row's keys are where its slot begins, as many as it holds.
+void packed_continue(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, std::int64_t layer,
+                     const at::Tensor& out) {
+  const PackedViews p = packed_views(qkv, s);
+  const auto all = [&](const at::Tensor& cache) { return cache.view({-1, s.kv_heads, s.head_dim}); };
+  const auto result = at::_flash_attention_forward(
+      p.q, all(batch.cache->keys(layer)), all(batch.cache->values(layer)), batch.bounds, batch.slot_begins,
+      batch.max_length, batch.max_length, 0.0, true, false, s.scale, window_left(s), std::nullopt, batch.slot_lengths);
+  out.copy_(std::get<0>(result).view(out.sizes()));
+  gpu::zero_tail(out, batch.bounds);
+}
+
+// On the CPU token by token, in an order of sums that rests on the token's own row and position alone: what a row gets
+// is the same bits in any batch, however its tokens are spread over passes.
+template <class T>
+class TokenAttention {
+ public:
+  TokenAttention(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, std::int64_t layer,
+                 const at::Tensor& out)
+      : batch_(batch),
+        s_(s),
+        qkv_(qkv.const_data_ptr<T>()),
+        qkv_stride_(qkv.stride(0)),
+        keys_(batch.cache->keys(layer).const_data_ptr<T>()),
+        values_(batch.cache->values(layer).const_data_ptr<T>()),
+        out_(out.mutable_data_ptr<T>()) {}
+
+  void run() const {
+    std::vector<Tile> tiles;
+    for (std::size_t r = 0; r + 1 < batch_.row_bounds.size(); ++r) {
+      for (std::int64_t t = batch_.row_bounds[r]; t < batch_.row_bounds[r + 1]; t += kTile) {
+        const std::int64_t end = std::min(t + kTile, batch_.row_bounds[r + 1]);
+        for (std::int64_t head = 0; head < s_.heads; ++head) tiles.push_back({r, t, end, head});
+      }
+    }
+    at::parallel_for(0, static_cast<std::int64_t>(tiles.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<T> scores;
+      for (std::int64_t i = begin; i < end; ++i) attend(tiles[static_cast<std::size_t>(i)], scores);
+    });
+  }
+
+ private:
+  static constexpr std::int64_t kTile = 16;   // tokens that share what is read of the cache
+  static constexpr std::int64_t kBlock = 32;  // keys, likewise
+
+  struct Tile {
+    std::size_t row;
+    std::int64_t begin, end, head;
+  };
+
+  static T dot(const T* a, const T* b, std::int64_t count) {
+    constexpr std::int64_t kLanes = 16;
+    T sums[kLanes] = {};
+    std::int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+      for (std::int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += a[i + lane] * b[i + lane];
+    }
+    for (; i < count; ++i) sums[i % kLanes] += a[i] * b[i];
+    for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
+      for (std::int64_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+    }
+    return sums[0];
+  }
+
+  // Scores become the weights of the keys [first, end) of one token; the others stay 0.
+  void softmax(T* scores, std::int64_t first, std::int64_t end) const {
+    T most = -std::numeric_limits<T>::infinity();
+    for (std::int64_t k = first; k < end; ++k) most = std::max(most, scores[k]);
+    T sum = 0;
+    for (std::int64_t k = first; k < end; ++k) sum += scores[k] = std::exp(scores[k] - most);
+    for (std::int64_t k = first; k < end; ++k) scores[k] /= sum;
+  }
+
+  void attend(const Tile& tile, std::vector<T>& scores) const {
+    const std::int64_t slot = batch_.cache_slots[tile.row];
+    const std::int64_t first_position = batch_.cache->length(slot) + tile.begin - batch_.row_bounds[tile.row];
+    const std::int64_t tokens = tile.end - tile.begin;
+    const std::int64_t keys = first_position + tokens;
+    const std::int64_t stride = s_.kv_columns();
+    const std::int64_t place =
+        slot * batch_.cache->capacity() * stride + tile.head / (s_.heads / s_.kv_heads) * s_.head_dim;
+    const auto first_key = [&](std::int64_t t) {
+      return s_.window > 0 ? std::max<std::int64_t>(0, first_position + t + 1 - s_.window) : 0;
+    };
+    const auto for_each_pair = [&](const auto& body) {
+      for (std::int64_t block = first_key(0) / kBlock * kBlock; block < keys; block += kBlock) {
+        for (std::int64_t t = 0; t < tokens; ++t) {
+          const std::int64_t end = std::min(block + kBlock, first_position + t + 1);
+          for (std::int64_t k = std::max(block, first_key(t)); k < end; ++k) body(t, k);
+        }
+      }
+    };
+    scores.assign(static_cast<std::size_t>(tokens * keys), 0);
+    const auto scale = static_cast<T>(s_.scale);
+    const auto cap = static_cast<T>(s_.softcap);
+    const T* queries = qkv_ + tile.begin * qkv_stride_ + tile.head * s_.head_dim;
+    for_each_pair([&](std::int64_t t, std::int64_t k) {
+      const T score = scale * dot(queries + t * qkv_stride_, keys_ + place + k * stride, s_.head_dim);
+      scores[static_cast<std::size_t>(t * keys + k)] = cap > 0 ? cap * std::tanh(score / cap) : score;
+    });
+    T* out = out_ + tile.begin * s_.query_columns() + tile.head * s_.head_dim;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      softmax(scores.data() + t * keys, first_key(t), first_position + t + 1);
+      std::fill_n(out + t * s_.query_columns(), s_.head_dim, T{0});
+    }
+    for_each_pair([&](std::int64_t t, std::int64_t k) {
+      const T weight = scores[static_cast<std::size_t>(t * keys + k)];
+      const T* value = values_ + place + k * stride;
+      T* mixed = out + t * s_.query_columns();
+      for (std::int64_t c = 0; c < s_.head_dim; ++c) mixed[c] += weight * value[c];
+    });
+  }
+
+  const Batch& batch_;
+  const AttentionShape& s_;
+  const T* qkv_;
+  std::int64_t qkv_stride_;
+  const T* keys_;
+  const T* values_;
+  T* out_;
+};
 
 }  // namespace
 
@@ -261,37 +378,39 @@ OperationTraits Attention::traits() const {
   return traits;
 }
 
+// Row by row, behind what a cache holds or without one.
+void Attention::forward_rows(const Batch& batch, const OperationViews& v) {
+  for (std::size_t s = 0; s + 1 < batch.row_bounds.size(); ++s) {
+    const std::int64_t begin = batch.row_bounds[s];
+    const std::int64_t end = batch.row_bounds[s + 1];
+    RowViews row = row_views(v.in[0], begin, end, shape_);
+    if (batch.cache != nullptr) row = with_cache(row, *batch.cache, layer_, batch.cache_slots[s]);
+    row_forward(row, shape_, out_view(v.out, begin, end, shape_), lse_view(v.buffers[0], begin, end));
+  }
+}
+
 void Attention::forward(const Batch& batch, const OperationViews& v) {
   const at::Tensor& qkv = v.in[0];
-  bool decoding = batch.cache != nullptr;
-  bool continuing = false;  // rows of several tokens behind what their slots hold
-  if (batch.cache != nullptr) {
-    for (std::size_t s = 0; s + 1 < batch.row_bounds.size(); ++s) {
-      const std::int64_t begin = batch.row_bounds[s];
-      const std::int64_t length = batch.row_bounds[s + 1] - begin;
-      const std::int64_t slot = batch.cache_slots[s];
-      const std::int64_t held = batch.cache->length(slot);
-      const RowViews row = row_views(qkv, begin, begin + length, shape_);
-      batch.cache->keys(layer_)[slot].narrow(1, held, length).copy_(row.k[0]);
-      batch.cache->values(layer_)[slot].narrow(1, held, length).copy_(row.v[0]);
-      decoding = decoding && length == 1;
-      continuing = continuing || held > 0;
-    }
+  const bool cached = batch.cache != nullptr;
+  const bool kernels = cached && gpu::serves_cache(qkv.device(), dtype_, shape_);
+  if (kernels) {
+    gpu::cache_append(qkv, batch, shape_, layer_);
+    if (batch.decodes()) return gpu::cache_attention(qkv, batch, shape_, layer_, v.out);
+  } else if (cached) {
+    append_rows(batch, qkv, shape_, layer_);
   }
-  if (!decoding && !continuing && uses_varlen_kernel(qkv, shape_))
-    return packed_forward(batch, qkv, shape_, v.out, v.buffers[0]);
+  const bool continues = cached && continues_rows(batch);
+  if (!continues && uses_varlen_kernel(qkv, shape_)) return packed_forward(batch, qkv, shape_, v.out, v.buffers[0]);
+  if (kernels && uses_varlen_kernel(qkv, shape_)) return packed_continue(batch, qkv, shape_, layer_, v.out);
+  if (kernels) return gpu::cache_attention(qkv, batch, shape_, layer_, v.out);
   const std::int64_t tokens = batch.real_tokens();
   if (tokens < v.out.size(0)) v.out.narrow(0, tokens, v.out.size(0) - tokens).zero_();
-  if (decoding) {
-    decode(batch, qkv, shape_, batch.cache->keys(layer_), batch.cache->values(layer_), v.out);
+  if (cached && qkv.device().is_cpu() && dtype_ == at::kFloat) {
+    TokenAttention<float>(batch, qkv, shape_, layer_, v.out).run();
+  } else if (cached && qkv.device().is_cpu() && dtype_ == at::kDouble) {
+    TokenAttention<double>(batch, qkv, shape_, layer_, v.out).run();
   } else {
-    for (std::size_t s = 0; s + 1 < batch.row_bounds.size(); ++s) {
-      const std::int64_t begin = batch.row_bounds[s];
-      const std::int64_t end = batch.row_bounds[s + 1];
-      RowViews row = row_views(qkv, begin, end, shape_);
-      if (continuing) row = with_cache(row, *batch.cache, layer_, batch.cache_slots[s]);
-      row_forward(row, shape_, out_view(v.out, begin, end, shape_), lse_view(v.buffers[0], begin, end));
-    }
+    forward_rows(batch, v);
   }
 }
 

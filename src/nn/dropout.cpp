@@ -4,6 +4,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
 
@@ -50,6 +51,26 @@ void fill_mask(float* mask, std::int64_t features, Token token, const DropoutKey
   }
 }
 
+// Masks made on the host, one for each of `tokens`; what x has more rows stays.
+void mask_on_host(const std::vector<Token>& tokens, const at::Tensor& x, const at::Tensor& out, const DropoutKey& key,
+                  std::uint64_t step, double p, bool accumulate) {
+  const std::int64_t features = x.size(1);
+  at::Tensor mask = at::ones({x.size(0), features}, at::kFloat);
+  auto* data = mask.mutable_data_ptr<float>();
+  at::parallel_for(0, static_cast<std::int64_t>(tokens.size()), 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      fill_mask(data + t * features, features, tokens[static_cast<std::size_t>(t)], key, step, p);
+    }
+  });
+  at::Tensor result = out;
+  mask = mask.to(x.device(), x.scalar_type());
+  if (accumulate) {
+    result.add_(mask.mul_(x));
+  } else {
+    at::mul_out(result, x, mask);
+  }
+}
+
 }  // namespace
 
 std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key,
@@ -71,22 +92,26 @@ std::uint32_t dropout_threshold(double p) {
 void apply_dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p,
                    bool accumulate) {
   if (gpu::serves(x) && batch.token_rows.defined()) return gpu::dropout(x, out, batch, key, p, accumulate);
-  const std::vector<Token> tokens = tokens_of(batch);
-  const std::int64_t features = x.size(1);
-  at::Tensor mask = at::ones({x.size(0), features}, at::kFloat);
-  auto* data = mask.mutable_data_ptr<float>();
-  at::parallel_for(0, static_cast<std::int64_t>(tokens.size()), 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      fill_mask(data + t * features, features, tokens[static_cast<std::size_t>(t)], key, batch.step, p);
-    }
-  });
-  at::Tensor result = out;
-  mask = mask.to(x.device(), x.scalar_type());
-  if (accumulate) {
-    result.add_(mask.mul_(x));
-  } else {
-    at::mul_out(result, x, mask);
+  mask_on_host(tokens_of(batch), x, out, key, batch.step, p, accumulate);
+}
+
+void apply_dropout_at(const at::Tensor& tokens, const at::Tensor& x, const at::Tensor& out, const Batch& batch,
+                      const DropoutKey& key, double p, bool accumulate) {
+  if (gpu::serves(x) && batch.token_rows.defined()) {
+    Batch picked;  // what the kernel reads
+    picked.positions = batch.positions.index_select(0, tokens);
+    picked.token_rows = batch.token_rows.index_select(0, tokens);
+    picked.step_number = batch.step_number;
+    return gpu::dropout(x, out, picked, key, p, accumulate);
   }
+  const std::vector<Token> all = tokens_of(batch);
+  const at::Tensor host = tokens.to(at::kCPU);
+  std::vector<Token> picked;
+  for (std::int64_t i = 0; i < host.size(0); ++i) {
+    const auto token = static_cast<std::size_t>(host.const_data_ptr<std::int64_t>()[i]);
+    picked.push_back(token < all.size() ? all[token] : Token{});
+  }
+  mask_on_host(picked, x, out, key, batch.step, p, accumulate);
 }
 
 }  // namespace qlora

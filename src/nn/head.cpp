@@ -23,6 +23,7 @@ enum LossBuffer {
   kLogits = Head::kRowBufferCount,
   kNarrowLogits,
   kDNormed,
+  kDLowRank,
   kDRows,
   kScratchA,
   kScratchB,
@@ -52,12 +53,12 @@ at::Tensor LogitTransform::slope(const at::Tensor& logits) const {
   return (logits / softcap).square_().neg_().add_(1.0).mul_(scale);
 }
 
-Head::Head(RmsNorm norm, Weight weight, std::int64_t vocabulary, Dtype dtype, LogitTransform transform)
-    : norm_(std::move(norm)), weight_(weight), vocabulary_(vocabulary), dtype_(dtype), transform_(transform) {}
+Head::Head(RmsNorm norm, Spec spec, ParameterSet& parameters, Dtype dtype)
+    : norm_(std::move(norm)), spec_(std::move(spec)), parameters_(parameters), dtype_(dtype) {}
 
 std::int64_t Head::chunk_rows(const BatchShape& shape) const {
   const bool kernels = gpu::serves(shape.device, dtype_) && dtype_ != at::kFloat;
-  return std::clamp<std::int64_t>((kernels ? kGpuChunkElements : kChunkElements) / vocabulary_, 1,
+  return std::clamp<std::int64_t>((kernels ? kGpuChunkElements : kChunkElements) / vocabulary(), 1,
                                   std::max<std::int64_t>(shape.labelled, 1));
 }
 
@@ -67,25 +68,69 @@ std::vector<BufferSpec> Head::row_buffers(const BatchShape& shape, Life life) co
   return {{"rows", size, dtype_, life},
           {"normed", size, dtype_, life},
           {"inverse", {shape.labelled, 1}, wide, life},
-          {"wide", norm_.uses_kernels(shape.device) ? Shape{0, columns()} : size, wide, life}};
+          {"wide", norm_.uses_kernels(shape.device) ? Shape{0, columns()} : size, wide, life},
+          {"low_rank", {shape.labelled, rank()}, dtype_, life},
+          {"dropped", {spec_.adapter && spec_.adapter->dropout > 0.0 ? shape.labelled : 0, columns()}, dtype_, life}};
 }
 
-at::Tensor Head::gather(const Batch& batch, const OperationViews& v) const {
+Head::Rows Head::gather(const Batch& batch, const OperationViews& v) const {
   const std::int64_t count = batch.labelled.size(0);
   at::Tensor picked = rows(v.buffers[kRows], count);
   at::index_select_out(picked, v.in[0], 0, batch.labelled);
   const at::Tensor normed = rows(v.buffers[kNormed], count);
   norm_.normalize(picked, normed, rows(v.buffers[kInverse], count), v.buffers[kWide].slice(0, 0, count));
-  return normed;
+  const at::Tensor low_rank = rows(v.buffers[kLowRank], count);
+  if (spec_.adapter) {
+    const LoraSegment& adapter = *spec_.adapter;
+    const at::Tensor input = drops(batch) ? rows(v.buffers[kDropped], count) : normed;
+    if (drops(batch)) apply_dropout_at(batch.labelled, normed, input, batch, adapter.key, adapter.dropout);
+    gemm(low_rank, input, parameters_.compute(adapter.a).t());
+  }
+  return {normed, low_rank};
 }
 
-void Head::logits(const at::Tensor& normed, const at::Tensor& out) const {
+void Head::logits(const Rows& rows, const at::Tensor& out) const {
+  const at::Tensor weight = spec_.weight.get().t();
   if (out.scalar_type() == dtype_) {
-    gemm(out, normed, weight_.get().t());
+    gemm(out, rows.normed, weight);
+  } else if (out.is_cuda()) {  // sums are not rounded to the compute type
+    gemm(at::Tensor(out).zero_(), rows.normed, weight, {1.0, out, {}});
   } else {
-    out.copy_(at::mm(normed, weight_.get().t()));
+    out.copy_(at::mm(rows.normed, weight));
   }
-  transform_.apply(out);
+  if (spec_.adapter) {
+    gemm(out, rows.low_rank, parameters_.compute(spec_.adapter->b).t(), {spec_.adapter->scale, out, {}});
+  }
+  spec_.transform.apply(out);
+}
+
+// d_normed = d_logits W, d_W += d_logits^T normed; d_u = s d_logits B, d_B += s d_logits^T u.
+void Head::differentiate(const Chunk& chunk, const at::Tensor& d_logits, const at::Tensor& d_normed,
+                         const at::Tensor& d_low_rank) const {
+  gemm(d_normed.narrow(0, chunk.begin, chunk.size), d_logits, spec_.weight.get());
+  if (spec_.weight.trainable()) {
+    const at::Tensor grad = spec_.weight.grad();
+    gemm(grad, d_logits.t(), chunk.rows.normed, {1.0, grad, {}});
+  }
+  if (!spec_.adapter) return;
+  const LoraSegment& adapter = *spec_.adapter;
+  const at::Tensor d_b = parameters_.grad(adapter.b);
+  gemm(d_low_rank.narrow(0, chunk.begin, chunk.size), d_logits, parameters_.compute(adapter.b),
+       {adapter.scale, {}, {}});
+  gemm(d_b, d_logits.t(), chunk.rows.low_rank, {adapter.scale, d_b, {}});
+}
+
+// d_A += d_u^T dropout(normed), d_normed += dropout(d_u A).
+void Head::differentiate_low_rank(const Batch& batch, const OperationViews& v, const at::Tensor& d_normed,
+                                  const at::Tensor& d_low_rank) const {
+  if (!spec_.adapter) return;
+  const LoraSegment& adapter = *spec_.adapter;
+  const at::Tensor a = parameters_.compute(adapter.a), d_a = parameters_.grad(adapter.a);
+  const at::Tensor input = rows(v.buffers[drops(batch) ? kDropped : kNormed], d_normed.size(0));
+  gemm(d_a, d_low_rank.t(), input, {1.0, d_a, {}});
+  if (!drops(batch)) return gemm(d_normed, d_low_rank, a, {1.0, d_normed, {}});
+  gemm(input, d_low_rank, a);
+  apply_dropout_at(batch.labelled, input, d_normed, batch, adapter.key, adapter.dropout, /*accumulate=*/true);
 }
 
 OperationPlan LossHead::plan(const BatchShape& shape) const {
@@ -97,6 +142,7 @@ OperationPlan LossHead::plan(const BatchShape& shape) const {
   plan.buffers.push_back({"logits", kernels ? Shape{0, chunk[1]} : chunk, wide, Life::kForwardScratch});
   plan.buffers.push_back({"narrow_logits", chunk, head_->dtype(), Life::kForwardScratch});
   plan.buffers.push_back({"d_normed", size, head_->dtype(), Life::kForwardScratch});
+  plan.buffers.push_back({"d_low_rank", {shape.labelled, head_->rank()}, head_->dtype(), Life::kForwardScratch});
   plan.buffers.push_back({"d_rows", size, head_->dtype(), Life::kSaved});
   const RmsNorm& norm = head_->norm();
   const Shape scratch = norm.uses_kernels(shape.device) && !norm.trainable() ? Shape{0, size[1]} : size;
@@ -133,20 +179,19 @@ at::Tensor LossHead::differentiate(const Batch& batch, const OperationViews& v, 
 
 void LossHead::forward(const Batch& batch, const OperationViews& v) {
   const bool kernels = gpu::serves(v.in[0]);
-  const Weight& weight = head_->weight();
+  const std::int64_t count = batch.labelled.size(0);
+  const at::Tensor d_normed = rows(v.buffers[kDNormed], count), d_low_rank = rows(v.buffers[kDLowRank], count);
   v.out.zero_();
   head_->for_each_chunk(batch, v, v.buffers[kernels ? kNarrowLogits : kLogits], [&](const Head::Chunk& chunk) {
-    const at::Tensor d_logits = differentiate(batch, v, chunk);
-    gemm(v.buffers[kDNormed].narrow(0, chunk.begin, chunk.size), d_logits, weight.get());
-    if (weight.trainable()) gemm(weight.grad(), d_logits.t(), chunk.normed, {1.0, weight.grad(), {}});
+    head_->differentiate(chunk, differentiate(batch, v, chunk), d_normed, d_low_rank);
   });
-  const std::int64_t count = batch.labelled.size(0);
   if (count == 0) return;
+  head_->differentiate_low_rank(batch, v, d_normed, d_low_rank);
   if (kernels) gpu::scaled_sum(rows(v.buffers[kNll], count), batch.loss_factor, v.out);
   const auto scratch = [&](LossBuffer buffer) { return v.buffers[buffer].slice(0, 0, count); };
-  head_->norm().differentiate(rows(v.buffers[Head::kRows], count), rows(v.buffers[kDNormed], count),
-                              rows(v.buffers[Head::kInverse], count), rows(v.buffers[kDRows], count), false,
-                              scratch(kScratchA), scratch(kScratchB), scratch(kScratchC));
+  head_->norm().differentiate(rows(v.buffers[Head::kRows], count), d_normed, rows(v.buffers[Head::kInverse], count),
+                              rows(v.buffers[kDRows], count), false, scratch(kScratchA), scratch(kScratchB),
+                              scratch(kScratchC));
 }
 
 void LossHead::backward(const Batch& batch, const OperationViews& v) {
@@ -191,8 +236,7 @@ OperationTraits LogitsHead::traits() const {
 }
 
 void LogitsHead::forward(const Batch& batch, const OperationViews& v) {
-  const at::Tensor normed = head_->gather(batch, v);
-  head_->logits(normed, rows(v.out, batch.labelled.size(0)));
+  head_->logits(head_->gather(batch, v), rows(v.out, batch.labelled.size(0)));
 }
 
 }  // namespace qlora

@@ -7,10 +7,17 @@
 #include <algorithm>
 
 #include <ATen/cuda/CUDAContextLight.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include "qlora/nn/attention.h"
+#include "qlora/nn/kv_cache.h"
+
+#include "kernels/cache_attention.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/dropout.h"
 #include "kernels/head_norm.h"
@@ -76,6 +83,16 @@ kernels::DropoutMask mask_of(const Batch& batch, const DropoutKey& key, double p
 
 bool serves(at::Device device, Dtype dtype) {
   return aten_forms == 0 && device.is_cuda() && (dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16);
+}
+
+std::int64_t free_bytes(at::Device device) {
+  if (!device.is_cuda()) return 0;
+  const c10::cuda::CUDAGuard guard(device);
+  std::size_t free = 0;
+  std::size_t total = 0;
+  C10_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(guard.current_device().index());
+  return static_cast<std::int64_t>(free) + stats.reserved_bytes[0].current - stats.allocated_bytes[0].current;
 }
 
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& y, const at::Tensor& inverse,
@@ -251,6 +268,57 @@ void lora_up(const at::Tensor& u, const std::vector<LoraUp>& adapters, const at:
   });
 }
 
+namespace {
+
+template <class T>
+kernels::CacheAttention<T> cache_of(const at::Tensor& qkv, const Batch& batch, const AttentionShape& s,
+                                    std::int64_t layer) {
+  kernels::CacheAttention<T> a;
+  a.qkv = data<T>(qkv);
+  a.slots = data<std::int64_t>(batch.slots);
+  a.positions = data<std::int64_t>(batch.positions);
+  a.keys = data<T>(batch.cache->keys(layer));
+  a.values = data<T>(batch.cache->values(layer));
+  a.tokens = qkv.size(0);
+  a.capacity = batch.cache->capacity();
+  a.heads = static_cast<int>(s.heads);
+  a.kv_heads = static_cast<int>(s.kv_heads);
+  a.head_dim = static_cast<int>(s.head_dim);
+  a.scale = static_cast<float>(s.scale);
+  a.window = static_cast<int>(s.window);
+  a.softcap = static_cast<float>(s.softcap);
+  return a;
+}
+
+}  // namespace
+
+bool serves_cache(at::Device device, Dtype dtype, const AttentionShape& shape) {
+  return serves(device, dtype) && shape.head_dim % 8 == 0 && shape.head_dim <= 256;
+}
+
+void cache_append(const at::Tensor& qkv, const Batch& batch, const AttentionShape& shape, std::int64_t layer) {
+  launch_for(qkv.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    return kernels::cache_append(cache_of<T>(qkv, batch, shape, layer), stream());
+  });
+}
+
+void cache_attention(const at::Tensor& qkv, const Batch& batch, const AttentionShape& shape, std::int64_t layer,
+                     const at::Tensor& out) {
+  const auto heads = static_cast<int>(shape.heads);
+  const auto head_dim = static_cast<int>(shape.head_dim);
+  const std::int64_t longest =
+      shape.window > 0 ? std::min<std::int64_t>(shape.window, batch.max_length) : batch.max_length;
+  const int splits = kernels::cache_attention_splits(qkv.size(0), heads, static_cast<int>(shape.kv_heads), longest);
+  const std::int64_t partials = kernels::cache_attention_partials(qkv.size(0), heads, head_dim, splits);
+  const at::Tensor partial = at::empty({partials}, qkv.options().dtype(at::kFloat));
+  launch_for(qkv.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    return kernels::cache_attention(cache_of<T>(qkv, batch, shape, layer), splits, data<float>(partial), data<T>(out),
+                                    stream());
+  });
+}
+
 void cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& nll,
                    const at::Tensor& scale) {
   launch_for(logits.scalar_type(), [&](auto zero) {
@@ -275,6 +343,9 @@ void zero_tail(const at::Tensor& x, const at::Tensor& bounds) {
 
 bool serves(at::Device, Dtype) {
   return false;
+}
+std::int64_t free_bytes(at::Device) {
+  return 0;
 }
 bool serves_lora(at::Device, Dtype, std::int64_t, const std::vector<std::int64_t>&) {
   return false;
@@ -305,6 +376,11 @@ void lora_down(const at::Tensor&, const std::vector<LoraDown>&, const Batch&, co
 void lora_down_backward(const at::Tensor&, const at::Tensor&, const std::vector<LoraDown>&, const Batch&,
                         const at::Tensor&, bool, const at::Tensor&) { absent(); }
 void lora_up(const at::Tensor&, const std::vector<LoraUp>&, const at::Tensor&, const at::Tensor&) { absent(); }
+bool serves_cache(at::Device, Dtype, const AttentionShape&) { return false; }
+void cache_append(const at::Tensor&, const Batch&, const AttentionShape&, std::int64_t) { absent(); }
+void cache_attention(const at::Tensor&, const Batch&, const AttentionShape&, std::int64_t, const at::Tensor&) {
+  absent();
+}
 void cross_entropy(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
 void scaled_sum(const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
 void zero_tail(const at::Tensor&, const at::Tensor&) { absent(); }

@@ -48,6 +48,11 @@ void ParameterSet::refresh_compute() {
   if (!compute_.is_same(values_)) compute_.copy_(values_);
 }
 
+std::int64_t ParameterSet::bytes() const {
+  const auto copy = compute_.is_same(values_) ? 0 : compute_.nbytes();
+  return static_cast<std::int64_t>(values_.nbytes() + grads_.nbytes() + copy);
+}
+
 void ParameterSet::zero_grad() {
   grads_.zero_();
 }

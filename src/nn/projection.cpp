@@ -3,11 +3,10 @@
 #include <ATen/ops/sum.h>
 
 #include "qlora/nn/gemm.h"
+#include "qlora/nn/rms_norm.h"
 
 namespace qlora {
 namespace {
-
-enum Buffer { kLowRank, kForwardDropped, kDLowRank, kBackwardDropped, kWorkspace };
 
 // out += alpha * a b, where out may be wider than a and b.
 void add_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, double alpha) {
@@ -32,13 +31,17 @@ bool Projection::has_dropout() const {
   return false;
 }
 
+bool Projection::has_magnitudes() const {
+  return !spec_.adapters.empty() && spec_.adapters.front().magnitude >= 0;
+}
+
 bool Projection::fuses_adapters(at::Device device) const {
   std::vector<std::int64_t> ranks;
   for (const LoraSegment& adapter : spec_.adapters) {
     ranks.push_back(adapter.rank);
     if (parameters_.infos()[static_cast<std::size_t>(adapter.a)].offset % 8 != 0) return false;  // read in packs
   }
-  return !ranks.empty() && gpu::serves_lora(device, dtype_, spec_.in, ranks);
+  return !ranks.empty() && !has_magnitudes() && gpu::serves_lora(device, dtype_, spec_.in, ranks);
 }
 
 bool Projection::writes_whole_output(at::Device device) const {
@@ -81,6 +84,14 @@ OperationPlan Projection::plan(const BatchShape& shape) const {
                   {"d_low_rank", {shape.tokens, ranks_}, dtype_, Life::kBackwardScratch},
                   {"dropped", {shape.tokens, dropped}, dtype_, Life::kBackwardScratch},
                   {"workspace", {workspace}, at::kFloat, Life::kBackwardScratch}};
+  const Dtype wide = accumulation_dtype(dtype_);
+  const std::int64_t dora = has_magnitudes() ? 1 : 0;
+  const std::int64_t product = has_dropout() ? dora * shape.tokens : 0;  // else forward needs none
+  plan.buffers.push_back({"norms", {dora * spec_.out}, wide, Life::kSaved});
+  plan.buffers.push_back({"adapted_rows", {dora * norm_rows(), spec_.in}, wide, Life::kForwardScratch});
+  plan.buffers.push_back({"product", {product, spec_.out}, dtype_, Life::kForwardScratch});
+  plan.buffers.push_back({"product", {dora * shape.tokens, spec_.out}, dtype_, Life::kBackwardScratch});
+  plan.buffers.push_back({"scaled_d_out", {dora * shape.tokens, spec_.out}, dtype_, Life::kBackwardScratch});
   return plan;
 }
 
@@ -100,6 +111,7 @@ at::Tensor Projection::stacked_a() const {
 }
 
 void Projection::forward(const Batch& batch, const OperationViews& v) {
+  if (has_magnitudes()) return forward_with_magnitudes(batch, v);
   GemmExtras extras;
   if (spec_.residual) extras.addend = v.in[1];
   if (spec_.bias) extras.bias = spec_.bias.get();
@@ -110,7 +122,8 @@ void Projection::forward(const Batch& batch, const OperationViews& v) {
     gpu::lora_up(v.buffers[kLowRank], up_adapters(), extras.addend, v.out);
     extras.addend = v.out;
   }
-  gemm(v.out, v.in[0], spec_.weight.get().t(), extras);
+  if (!spec_.weight.multiply(v.in[0], extras.addend, extras.bias, v.out))
+    gemm(v.out, v.in[0], spec_.weight.get().t(), extras);
   if (adapts && !adapters_first) add_adapters(v);
 }
 
@@ -140,11 +153,12 @@ void Projection::compute_low_rank(const Batch& batch, const OperationViews& v) {
 }
 
 void Projection::backward(const Batch& batch, const OperationViews& v) {
+  if (has_magnitudes()) return backward_with_magnitudes(batch, v);
   const at::Tensor& d_x = v.d_in[0];
   const bool adapts = !spec_.adapters.empty();
   const bool fuses = adapts && has_dropout() && fuses_adapters(v.d_out.device());
   add_weight_gradients(v);
-  if (adapts) add_b_gradients(v);
+  if (adapts) add_b_gradients(v, v.d_out);
   // d_x may overwrite x: all that reads x comes first.
   if (fuses) {
     gpu::lora_down_backward(v.in[0], v.buffers[kDLowRank], down_adapters(), batch, d_x, v.accumulate[0],
@@ -178,10 +192,10 @@ void Projection::add_adapters_backward(const Batch& batch, const OperationViews&
 }
 
 // d_u = scale * d_y B, d_B += scale * d_y^T u.
-void Projection::add_b_gradients(const OperationViews& v) {
+void Projection::add_b_gradients(const OperationViews& v, const at::Tensor& whole) {
   std::int64_t column = 0;
   for (const LoraSegment& adapter : spec_.adapters) {
-    const at::Tensor d_out = v.d_out.narrow(1, adapter.begin, adapter.out);
+    const at::Tensor d_out = whole.narrow(1, adapter.begin, adapter.out);
     gemm(v.buffers[kDLowRank].narrow(1, column, adapter.rank), d_out, parameters_.compute(adapter.b),
          {adapter.scale, {}, {}});
     add_product(parameters_.grad(adapter.b), d_out.t(), v.buffers[kLowRank].narrow(1, column, adapter.rank),

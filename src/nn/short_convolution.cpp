@@ -65,19 +65,14 @@ void ShortConvolution::convolve(const Batch& batch, const at::Tensor& u, const a
   if (spec_.bias) sum.add_(spec_.bias.get());
 }
 
-// Every row is one new token behind what its slot holds.
+// Every row is one new token behind what its slot holds; the tail's go on in the spare slot.
 void ShortConvolution::decode(const Batch& batch, const at::Tensor& u, const at::Tensor& sum) const {
-  const std::int64_t rows = batch.sequences();
-  const std::int64_t first = batch.cache_slots.front();
-  TORCH_CHECK(batch.real_tokens() == rows && batch.cache_slots.back() - first + 1 == rows,
-              "rows that go on bring one token each and take slots that are neighbours, in order");
-  const at::Tensor state = batch.cache->state(spec_.layer).narrow(0, first, rows);
-  const at::Tensor window = at::cat({state, u.narrow(0, 0, rows).unsqueeze(1)}, 1);  // [rows, length, columns]
-  const at::Tensor weight = spec_.weight.get().squeeze(1).t().to(u.scalar_type());   // [length, columns]
-  sum.zero_();
-  sum.narrow(0, 0, rows).copy_((window * weight).sum(1));
+  at::Tensor state = batch.cache->state(spec_.layer);
+  const at::Tensor window = at::cat({state.index_select(0, batch.slots), u.unsqueeze(1)}, 1);  // [T, length, columns]
+  const at::Tensor weight = spec_.weight.get().squeeze(1).t().to(u.scalar_type());             // [length, columns]
+  sum.copy_((window * weight).sum(1));
   if (spec_.bias) sum.add_(spec_.bias.get());
-  state.copy_(window.narrow(1, 1, spec_.length - 1));
+  state.index_copy_(0, batch.slots, window.narrow(1, 1, spec_.length - 1));
 }
 
 // Rows of several tokens behind what their slots hold, or at the beginning of one.
@@ -114,7 +109,7 @@ void ShortConvolution::forward(const Batch& batch, const OperationViews& v) {
   at::Tensor u = v.buffers[kU];
   at::Tensor out = v.out;
   u.copy_(part(v.in[0], 0)).mul_(part(v.in[0], 2));
-  if (continues_rows(batch) && batch.real_tokens() == batch.sequences()) {
+  if (continues_rows(batch) && batch.decodes()) {
     decode(batch, u, v.buffers[kSum]);
   } else if (continues_rows(batch)) {
     continue_rows(batch, u, v.buffers[kSum]);

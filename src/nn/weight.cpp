@@ -21,6 +21,11 @@ at::Tensor Weight::get() const {
   return parameters_ != nullptr ? parameters_->stacked_compute(first_, last_) : store_->materialize(group_);
 }
 
+bool Weight::multiply(const at::Tensor& x, const at::Tensor& addend, const at::Tensor& bias,
+                      const at::Tensor& out) const {
+  return store_ != nullptr && store_->multiply(group_, x, addend, bias, out);
+}
+
 at::Tensor Weight::grad() const {
   return parameters_->stacked_grad(first_, last_);
 }

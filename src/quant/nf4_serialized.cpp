@@ -57,9 +57,14 @@ class Parser {
  public:
   Parser(const std::string& name, const FindTensor& find) : name_(name), find_(find) {}
 
-  Nf4Tensor parse() {
+  Nf4Stored stored() {
     if (find_(name_ + kFp4State)) fail(name_, "it is stored in FP4; only NF4 is supported");
     read_state();
+    return {tensor_.shape, tensor_.dtype, nested_};
+  }
+
+  Nf4Tensor parse() {
+    stored();
     const std::int64_t count = element_count(tensor_.shape).value_or(-1);
     if (count < 0) fail(name_ + kState, fmt::format("its shape {} is too large", shape_text(tensor_.shape)));
     const std::int64_t blocks = nf4_blocks(count);
@@ -179,6 +184,10 @@ bool nf4_is_companion(const std::string& key) {
 
 bool nf4_is_serialized(const std::string& name, const FindTensor& find) {
   return find(name + kState).has_value() || find(name + kFp4State).has_value();
+}
+
+Nf4Stored nf4_stored(const std::string& name, const FindTensor& find) {
+  return Parser(name, find).stored();
 }
 
 Nf4Tensor nf4_parse(const std::string& name, const FindTensor& find) {

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
+#include "qlora/quant/nf4_cuda.h"
 
 namespace qlora {
 namespace {
@@ -42,18 +43,28 @@ WeightStore::Group WeightStore::add(std::vector<WeightMember> members) {
   GroupState state;
   const auto group = static_cast<Group>(groups_.size());
   for (WeightMember& member : members) {
-    state.quantized = state.quantized || (member.quantize && policy_.quantize);
+    member.quantize = quantizes(member);
+    state.quantized = state.quantized || member.quantize;
     const std::int64_t rows = member.shape.at(0);
     if (state.shape.empty()) {
       state.shape = member.shape;
       state.shape[0] = 0;
     }
     places_[member.name] = {group, state.slots.size()};
-    state.slots.push_back({std::move(member), {}, false, state.shape[0]});
+    state.slots.push_back({std::move(member), {}, {}, false, state.shape[0]});
     state.shape[0] += rows;
   }
   groups_.push_back(std::move(state));
   return group;
+}
+
+// A beginning counts up to a dot, an end as it is: what transformers does with llm_int8_skip_modules.
+bool WeightStore::quantizes(const WeightMember& member) const {
+  const std::string module = member.name.substr(0, member.name.rfind('.'));
+  const auto names = [&](const std::string& dense) {
+    return module.ends_with(dense) || module.starts_with(dense + ".");
+  };
+  return policy_.quantize && member.quantize && std::none_of(policy_.dense.begin(), policy_.dense.end(), names);
 }
 
 WeightStore::Slot& WeightStore::slot(const std::string& name) {
@@ -81,12 +92,14 @@ void WeightStore::put(const std::string& name, const at::Tensor& values) {
                                 shape_text(values.sizes().vec()), shape_text(slot.member.shape)));
   }
   GroupState& group = groups_[static_cast<std::size_t>(places_.at(name).first)];
-  if (group.quantized) {
+  if (slot.member.quantize) {
     slot.codes = nf4_quantize(values, device_, policy_.nested, name);
   } else {
     const at::Tensor own = values.to(device_);
     if (!all_finite(own)) throw DataError(fmt::format("tensor '{}': holds NaN or Inf", name));
-    if (group.slots.size() == 1 && own.scalar_type() == dtype_ && owns_its_storage(own)) {
+    if (group.quantized) {
+      slot.dense = own.to(dtype_);
+    } else if (group.slots.size() == 1 && own.scalar_type() == dtype_ && owns_its_storage(own)) {
       group.dense = own;
     } else {
       if (!group.dense.defined()) {
@@ -104,8 +117,7 @@ void WeightStore::put(const std::string& name, const Nf4Tensor& codes) {
     throw DataError(fmt::format("tensor '{}': is quantized from shape {}, the model's config wants {}", name,
                                 shape_text(codes.shape), shape_text(slot.member.shape)));
   }
-  GroupState& group = groups_[static_cast<std::size_t>(places_.at(name).first)];
-  if (group.quantized) {
+  if (slot.member.quantize) {
     slot.codes = to_device(codes, device_);
     slot.filled = true;
     return;
@@ -126,7 +138,14 @@ std::vector<std::string> WeightStore::missing() const {
 }
 
 void WeightStore::dequantize_into(const GroupState& group, const at::Tensor& out) const {
-  for (const Slot& slot : group.slots) nf4_dequantize(slot.codes, out.narrow(0, slot.first_row, slot.member.shape[0]));
+  for (const Slot& slot : group.slots) {
+    const at::Tensor rows = out.narrow(0, slot.first_row, slot.member.shape[0]);
+    if (slot.member.quantize) {
+      nf4_dequantize(slot.codes, rows);
+    } else {
+      rows.copy_(slot.dense);
+    }
+  }
 }
 
 at::Tensor WeightStore::materialize(Group id) {
@@ -156,11 +175,23 @@ at::Tensor WeightStore::materialize(Group id) {
   return out;
 }
 
+bool WeightStore::multiply(Group id, const at::Tensor& x, const at::Tensor& addend, const at::Tensor& bias,
+                           const at::Tensor& out) const {
+  constexpr std::int64_t kMostRows = 8;
+  const GroupState& group = groups_[static_cast<std::size_t>(id)];
+  // Dense ones are four times as many bytes to read, whether they are there or not.
+  if (!group.quantized || !x.is_cuda() || x.size(0) > kMostRows) return false;
+  std::vector<const Nf4Weight*> weights;
+  for (const Slot& slot : group.slots) weights.push_back(&slot.codes);
+  return cuda::nf4_matvec(weights, x, addend, bias, out);
+}
+
 at::Tensor WeightStore::dequantized(const std::string& name) const {
   const auto [id, index] = places_.at(name);
   const GroupState& group = groups_[static_cast<std::size_t>(id)];
   const Slot& slot = group.slots[index];
   if (!group.quantized) return group.dense.narrow(0, slot.first_row, slot.member.shape[0]).to(at::kCPU, at::kFloat);
+  if (!slot.member.quantize) return slot.dense.to(at::kCPU, at::kFloat);
   at::Tensor values = at::empty(slot.member.shape, at::kFloat);
   nf4_dequantize(slot.codes, values);
   return values;
@@ -170,7 +201,7 @@ std::int64_t WeightStore::bytes() const {
   std::int64_t total = 0;
   for (const GroupState& group : groups_) {
     if (!group.cached) total += tensor_bytes(group.dense);
-    for (const Slot& slot : group.slots) total += slot.codes.bytes();
+    for (const Slot& slot : group.slots) total += slot.codes.bytes() + tensor_bytes(slot.dense);
   }
   return total;
 }
@@ -190,7 +221,9 @@ std::int64_t WeightStore::planned_bytes() const {
   for (const GroupState& group : groups_) {
     if (!group.quantized) total += dense_bytes(group.shape);
     for (const Slot& slot : group.slots) {
-      if (group.quantized) total += nf4_weight_bytes(*element_count(slot.member.shape), policy_.nested);
+      if (!group.quantized) continue;
+      const Shape& shape = slot.member.shape;
+      total += slot.member.quantize ? nf4_weight_bytes(*element_count(shape), policy_.nested) : dense_bytes(shape);
     }
   }
   return total;

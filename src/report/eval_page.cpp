@@ -77,8 +77,8 @@ void add_answers(HtmlPage& page, const Json& report, const std::string& task) {
   if (rows.size() > 1) page.table(rows);
 }
 
-void add_pairs(HtmlPage& page, const std::string& run, const Json& scores) {
-  Rows rows = {{"score", "base", run, "difference", "95 % from", "to", "wins", "losses", "ties", "p"}};
+void add_pairs(HtmlPage& page, const std::string& base, const std::string& run, const Json& scores) {
+  Rows rows = {{"score", base, run, "difference", "95 % from", "to", "wins", "losses", "ties", "p"}};
   for (const auto& [score, p] : scores.items()) {
     const double difference = p["tuned"].get<double>() - p["base"].get<double>();
     rows.push_back({score, score_text(score, p["base"]), score_text(score, p["tuned"]), change_text(score, difference),
@@ -89,18 +89,19 @@ void add_pairs(HtmlPage& page, const std::string& run, const Json& scores) {
   page.table(rows);
 }
 
-std::string flip_html(const FlippedAnswer& flip) {
-  const auto block = [](const char* head, const std::string& text) {
-    return fmt::format("<dt>{}</dt><dd><pre>{}</pre></dd>", head, escape_html(text));
+std::string flip_html(const FlippedAnswer& flip, const std::string& base) {
+  const auto block = [](const std::string& head, const std::string& text) {
+    return fmt::format("<dt>{}</dt><dd><pre>{}</pre></dd>", escape_html(head), escape_html(text));
   };
   const auto answer = [](const std::string& text, const std::string& error) {
     return error.empty() ? text : text + "\n-- " + error;
   };
-  return "<dl>" + block("gold", flip.gold) + block("base", answer(flip.base_answer, flip.base_error)) +
-         block("tuned", answer(flip.tuned_answer, flip.tuned_error)) + "</dl>\n";
+  return "<dl>" + block("gold", flip.gold) + block(base, answer(flip.base_answer, flip.base_error)) +
+         block(flip.run, answer(flip.tuned_answer, flip.tuned_error)) + "</dl>\n";
 }
 
-void add_flips(HtmlPage& page, const std::vector<FlippedAnswer>& flipped, const std::string& score) {
+void add_flips(HtmlPage& page, const std::vector<FlippedAnswer>& flipped, const std::string& score,
+               const std::string& base) {
   if (flipped.empty()) return;
   page.heading("Rows whose " + score + " changed");
   for (const bool won : {true, false}) {
@@ -109,7 +110,7 @@ void add_flips(HtmlPage& page, const std::vector<FlippedAnswer>& flipped, const 
     size_t shown = 0;
     for (const auto& flip : flipped) {
       if (flip.won != won || ++shown > kMostFlips) continue;
-      page.fold(fmt::format("{} {}, {}: {}", flip.run, flip.place, flip.group, flip.question), flip_html(flip));
+      page.fold(fmt::format("{} {}, {}: {}", flip.run, flip.place, flip.group, flip.question), flip_html(flip, base));
     }
     if (shown > kMostFlips) page.paragraph(fmt::format("{} more stand in predictions.jsonl.", shown - kMostFlips));
   }
@@ -119,6 +120,8 @@ void add_flips(HtmlPage& page, const std::vector<FlippedAnswer>& flipped, const 
 
 std::string eval_page(const Json& report, const std::vector<FlippedAnswer>& flipped, const std::string& score) {
   HtmlPage page("Evaluation");
+  const Json paired_with = report.value("paired_with", Json());
+  const std::string base = paired_with.is_string() ? paired_with.get<std::string>() : "base";
   std::vector<std::string> tasks;
   for (const auto& [name, run] : report["runs"].items()) {
     for (const auto& [task, result] : run["tasks"].items()) {
@@ -131,13 +134,13 @@ std::string eval_page(const Json& report, const std::vector<FlippedAnswer>& flip
     add_answers(page, report, task);
     for (const auto& [run, pairs] : report["paired"].items()) {
       if (!pairs.contains(task)) continue;
-      page.heading(fmt::format("{} against base, {}", run, task));
-      add_pairs(page, run, pairs[task]);
+      page.heading(fmt::format("{} against {}, {}", run, base, task));
+      add_pairs(page, base, run, pairs[task]);
     }
     add_groups(page, report, task, "by", task == "mmlu" ? "group" : "level");
     for (const char* part : {"database", "subject"}) add_groups(page, report, task, std::string("by_") + part, part);
   }
-  add_flips(page, flipped, score);
+  add_flips(page, flipped, score, base);
   page.paragraph("Intervals: 95 %, bootstrap over rows. p: exact McNemar test, two-sided.");
   return page.str();
 }

@@ -1,5 +1,7 @@
 #include "qlora/train/evaluate.h"
 
+#include <algorithm>
+
 #include "qlora/core/signal.h"
 #include "qlora/nn/program_cache.h"
 #include "qlora/train/device_batch.h"
@@ -20,6 +22,15 @@ void add_losses(const PackedBatch& packed, const at::Tensor& losses, std::vector
   }
 }
 
+// Whether all of these rows are known; their losses then are.
+bool take_known(const std::vector<std::uint32_t>& numbers, const std::map<std::uint32_t, RowLoss>& known,
+                std::vector<RowLoss>& rows) {
+  if (!std::all_of(numbers.begin(), numbers.end(), [&](std::uint32_t row) { return known.contains(row); }))
+    return false;
+  for (const std::uint32_t row : numbers) rows[row] = known.at(row);
+  return true;
+}
+
 }  // namespace
 
 double SetLoss::mean() const {
@@ -32,23 +43,22 @@ double SetLoss::mean() const {
   return tokens == 0 ? 0.0 : nll / static_cast<double>(tokens);
 }
 
-SetLoss evaluate_loss(Decoder& decoder, const PreparedSet& set, std::int64_t batch_size,
-                      const std::function<void(std::int64_t)>& progress, const at::Tensor& arena) {
+SetLoss evaluate_loss(Decoder& decoder, const PreparedSet& set, std::int64_t batch_size, const OnBatch& on_batch,
+                      const at::Tensor& arena, const std::map<std::uint32_t, RowLoss>& known) {
   const auto& blocks = decoder.blocks(HeadKind::kNll);
   ProgramCache programs(blocks, Pass::kForward, uniform_keep(blocks, Keep::kAll), decoder.device(), arena);
   const Epoch batches = evaluation_batches(set, batch_size);
   SetLoss loss;
   loss.rows.resize(set.size());
-  std::int64_t done = 0;
   for (std::int64_t i = 0; i < batches.steps(); ++i) {
     throw_if_stopped();
     const PackedBatch packed = batches.step(i).batch(set, 0);
+    if (take_known(packed.set_rows, known, loss.rows)) continue;
     const Batch batch = to_device_batch(packed, 1, 0, /*training=*/false, decoder.device());
     Program& program = programs.program_for(batch);
     program.run(batch);
     add_losses(packed, program.output(), loss.rows);
-    done += packed.sequences();
-    if (progress) progress(done);
+    if (on_batch) on_batch(packed.set_rows, loss);
   }
   loss.more_bytes = programs.arena().is_same(arena) ? 0 : programs.arena_bytes();
   return loss;

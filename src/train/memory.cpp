@@ -176,12 +176,13 @@ std::vector<Keep> choose_keep(Checkpointing checkpointing, const std::vector<Blo
 }
 
 std::int64_t MemoryBytes::total() const {
-  return weights + dequantized + trainable + gradients + optimizer + activations + workspaces;
+  return weights + dequantized + trainable + gradients + optimizer + activations + workspaces + evaluation;
 }
 
 Json MemoryBytes::to_json() const {
-  return {{"weights", weights},     {"dequantized", dequantized}, {"trainable", trainable},   {"gradients", gradients},
-          {"optimizer", optimizer}, {"activations", activations}, {"workspaces", workspaces}, {"total", total()}};
+  return {{"weights", weights},       {"dequantized", dequantized}, {"trainable", trainable},
+          {"gradients", gradients},   {"optimizer", optimizer},     {"activations", activations},
+          {"workspaces", workspaces}, {"evaluation", evaluation},   {"total", total()}};
 }
 
 std::string MemoryBytes::text() const {
@@ -194,11 +195,12 @@ std::string MemoryBytes::text() const {
 }
 
 RunPlan plan_run(const Decoder& decoder, const TrainOptions& options, const PreparedSet& set,
-                 const BatchOptions& batches, std::int64_t steps) {
+                 const BatchOptions& batches, std::int64_t steps, std::int64_t evaluation_bytes) {
   const at::Device device = decoder.device();
   const auto& blocks = decoder.blocks(HeadKind::kLoss);
   RunPlan plan;
   plan.bytes = lasting_bytes(decoder, options);
+  plan.bytes.evaluation = evaluation_bytes;
   const std::int64_t limit = memory_limit(decoder, options);
   const std::int64_t budget = limit - plan.bytes.total();
   const bool recomputes = options.gradient_checkpointing == Checkpointing::kAuto;

@@ -46,7 +46,8 @@ AdamWMoments lay_out(const ParameterSet& parameters, const AdamWSettings& settin
     if (size == 0) continue;
     const bool narrow = settings.eight_bit && size >= kSmallest8bitTensor;
     std::int64_t& filled = narrow ? m.narrow_size : m.wide_size;
-    const bool lora_b = info.name.ends_with(".lora_B.weight");
+    // As PEFT's LoRA+: what is a B, or a vector of an adapter.
+    const bool lora_b = info.name.ends_with(".lora_B.weight") || info.name.ends_with(".lora_magnitude_vector");
     const AdamWSegment segment{info.offset,
                                size,
                                filled,

@@ -49,9 +49,10 @@ void declare_optimizer(Schema<T>& schema) {
   schema.key("adam_beta1", &T::adam_beta1, "AdamW's beta 1.").at_least(0).below(1);
   schema.key("adam_beta2", &T::adam_beta2, "AdamW's beta 2.").at_least(0).below(1);
   schema.key("adam_epsilon", &T::adam_epsilon, "AdamW's epsilon.").at_least(0);
-  schema.key("neftune_noise_alpha", &T::neftune_noise_alpha, "Noise on the embeddings (NEFTune).")
-      .above(0)
-      .not_built_yet();
+  schema
+      .key("neftune_noise_alpha", &T::neftune_noise_alpha,
+           "NEFTune: uniform noise of up to alpha / sqrt(tokens of the row * hidden size) on the embeddings.")
+      .above(0);
   schema.key("loraplus_lr_ratio", &T::loraplus_lr_ratio, "LoRA+: the rate of B over that of A.").above(0);
 }
 
@@ -80,12 +81,20 @@ void declare_evaluation(Schema<T>& schema) {
   schema.key("per_device_eval_batch_size", &T::per_device_eval_batch_size, "Rows of an evaluation's micro-batch.")
       .at_least(1)
       .synonyms({"eval_batch_size"});
-  schema.key("eval_tasks", &T::eval_tasks, "Tasks of `qlora eval` that are scored at each evaluation.").not_built_yet();
+  schema
+      .key("eval_tasks", &T::eval_tasks,
+           "Tasks of `qlora eval` that are scored at each evaluation, with the adapter as it then is.")
+      .one_of({"spider", "perplexity", "mmlu", "generate"});
+  schema
+      .key("max_eval_samples", &T::max_eval_samples,
+           "eval_tasks take so many rows of the evaluation set, the first ones. Unset: all. eval_loss is over all.")
+      .at_least(1);
   schema.key("load_best_model_at_end", &T::load_best_model_at_end, "End with the best checkpoint, not with the last.");
-  schema.key("metric_for_best_model", &T::metric_for_best_model, "What makes a checkpoint the best.")
-      .one_of({"eval_loss"})
-      .spelt({{"loss", "eval_loss"}});
-  schema.key("greater_is_better", &T::greater_is_better, "Unset: false where the metric is a loss.");
+  schema.key("metric_for_best_model", &T::metric_for_best_model,
+             "What makes a checkpoint the best: eval_loss, or a score of eval_tasks as metrics.jsonl names it, such as "
+             "eval_spider_execution (the eval_ may be left out).");
+  schema.key("greater_is_better", &T::greater_is_better,
+             "Unset: false where less is better of the metric, as of a loss or a perplexity.");
   schema
       .key("early_stopping_patience", &T::early_stopping_patience,
            "Stop after so many evaluations without a better metric. Unset: never.")
@@ -123,6 +132,9 @@ void declare(Schema<TrainOptions>& schema) {
   schema.rule("report_to", [](const T& t) -> std::string {
     const bool none = std::count(t.report_to.begin(), t.report_to.end(), "none") > 0;
     return none && t.report_to.size() > 1 ? "none stands alone" : "";
+  });
+  schema.rule("eval_tasks", [](const T& t) -> std::string {
+    return !t.eval_tasks.empty() && t.eval_strategy == Strategy::kNo ? "needs eval_strategy: steps or epoch" : "";
   });
   schema.rule("load_best_model_at_end", [](const T& t) -> std::string {
     return t.load_best_model_at_end && t.eval_strategy == Strategy::kNo ? "needs eval_strategy: steps or epoch" : "";

@@ -72,7 +72,7 @@ Trainer::Trainer(Decoder& decoder, const PreparedSet& train, const PreparedSet* 
   total_ = total_steps(o, batcher_.steps_per_epoch());
   warmup_ = warmup_steps(o, total_);
   loss_scale_ = settings_.loss_scale.value_or(decoder.dtype() == at::kHalf ? kFirstHalfScale : 1.0);
-  plan_ = plan_run(decoder, o, train, settings_.batches, total_);
+  plan_ = plan_run(decoder, o, train, settings_.batches, total_, settings_.on_eval_bytes);
   log_info("memory: {}", plan_.bytes.text());
   programs_ =
       std::make_unique<ProgramCache>(decoder.blocks(HeadKind::kLoss), Pass::kTraining, plan_.keep, decoder.device());
@@ -392,14 +392,24 @@ void Trainer::evaluate() {
   note_memory(loss.more_bytes);
   eval_loss_ = loss.mean();
   Json line{{"step", step_}, {"epoch", epoch_reached()}, {"eval_loss", *eval_loss_}};
-  if (settings_.on_eval) line.update(settings_.on_eval());
   const double seconds = seconds_since(start);
+  const Json scores = further_scores();
+  line.update(scores);
   line["eval_runtime"] = seconds;
   line["eval_samples_per_second"] = static_cast<double>(eval_->size()) / seconds;
   metrics_->write(line);
   log_history_.push_back(line);
-  log_info("step {}/{}  eval_loss {:.4f}", step_, total_, *eval_loss_);
+  std::string text;
+  for (const auto& [name, score] : scores.items()) text += fmt::format("  {} {:.4g}", name, score.get<double>());
+  log_info("step {}/{}  eval_loss {:.4f}{}", step_, total_, *eval_loss_, text);
   judge(line);
+}
+
+Json Trainer::further_scores() {
+  if (!settings_.on_eval) return Json::object();
+  Json scores = settings_.on_eval();
+  note_memory(settings_.on_eval_bytes);
+  return scores;
 }
 
 // Whether this evaluation is the best, and whether it is time to stop early.

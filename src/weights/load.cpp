@@ -1,6 +1,7 @@
 #include "qlora/weights/load.h"
 
 #include <chrono>
+#include <set>
 
 #include <ATen/Context.h>
 #include <fmt/format.h>
@@ -25,6 +26,23 @@ std::string shortened(const std::vector<std::string>& names) {
                                  names.begin() + static_cast<std::ptrdiff_t>(std::min(kShown, names.size())));
   std::string text = fmt::format("{}", fmt::join(shown, ", "));
   return names.size() > kShown ? text + fmt::format(" and {} more", names.size() - kShown) : text;
+}
+
+// A weight and what belongs to it, from the files to where the decoder holds it.
+void load_weight(const ModelFolder& folder, const std::string& name, Decoder& decoder, Uploader& upload) {
+  const FindTensor find = finder(folder);
+  const bool announced = decoder.config().stored_nf4.has_value();
+  if (nf4_is_serialized(name, find)) {
+    if (!announced)
+      throw DataError(fmt::format("tensor '{}': is quantized, but config.json has no quantization_config", name));
+    return decoder.put(name, nf4_parse(name, find));
+  }
+  if (announced && decoder.store().has(name) && decoder.store().member(name).quantize) {
+    throw DataError(fmt::format(
+        "tensor '{}': is not quantized, though config.json announces NF4 and llm_int8_skip_modules does not name it",
+        name));
+  }
+  decoder.put(name, upload(folder.tensor(name), name));
 }
 
 }  // namespace
@@ -56,23 +74,32 @@ at::ScalarType choose_dtype(ComputeDtype dtype, at::Device device) {
   }
 }
 
+FindTensor finder(const ModelFolder& folder) {
+  return [&folder](const std::string& name) {
+    return folder.contains(name) ? std::optional(folder.tensor(name)) : std::nullopt;
+  };
+}
+
 void load_weights(const ModelFolder& folder, Decoder& decoder) {
+  const std::vector<std::string> lacking = decoder.missing();
+  std::set<std::string> wanted(lacking.begin(), lacking.end());
+  // Tied, the head has no tensor of its own.
+  if (decoder.config().tied_embeddings && wanted.contains(decoder.modules().head + ".weight")) {
+    wanted.insert(decoder.modules().embedding + ".weight");
+  }
   std::vector<std::string> unknown;
   Uploader upload(decoder.device());
   const auto start = std::chrono::steady_clock::now();
   for (const std::string& name : folder.names()) {
-    if (name.find(".quant_state.") != std::string::npos) {
-      throw UsageError(fmt::format(
-          "{}: tensor '{}': checkpoints that are quantized already are not built yet; take the 16-bit original",
-          folder.file_of(name).string(), name));
-    }
-    if (!decoder.wants(name)) {
+    if (nf4_is_companion(name)) continue;
+    if (!wanted.contains(name)) {
+      if (decoder.wants(name)) continue;  // another decoder over the same store has read it
       const bool tied_head = name == "lm_head.weight" && decoder.config().tied_embeddings;
       if (!is_derived(name) && !tied_head) unknown.push_back(name);
       continue;
     }
     try {
-      decoder.put(name, upload(folder.tensor(name), name));
+      load_weight(folder, name, decoder, upload);
     } catch (const DataError& error) {
       throw DataError(fmt::format("{}: {}", folder.file_of(name).string(), error.what()));
     }

@@ -28,7 +28,7 @@ void declare(Schema<ModelOptions>& schema) {
   schema
       .key("load_in_4bit", &M::load_in_4bit,
            "Quantize the base. Unset: as `method` says (train), as the adapter was trained (eval, chat; a bare base is "
-           "not quantized).")
+           "not quantized). A checkpoint of bitsandbytes in NF4 is held as it is.")
       .synonym("quantization_bit", {{"4", "true"}});
   schema.key("bnb_4bit_quant_type", &M::bnb_4bit_quant_type, "The 4-bit code.")
       .choices({{"nf4", QuantType::kNf4}, {"fp4", QuantType::kFp4}})

@@ -25,56 +25,17 @@
 #include "qlora/train/device_batch.h"
 #include "qlora/train/optimizer.h"
 
+#include "model_shapes.h"
+
 namespace qlora {
 namespace {
-
-using Options = std::map<std::string, std::string>;
-
-std::string option(const Options& options, const std::string& key, const std::string& otherwise) {
-  const auto found = options.find(key);
-  return found == options.end() ? otherwise : found->second;
-}
-std::int64_t number(const Options& options, const std::string& key, std::int64_t otherwise) {
-  return std::stoll(option(options, key, std::to_string(otherwise)));
-}
-
-ModelConfig shape_of(const std::string& name) {
-  struct Row {
-    const char* name;
-    const char* type;
-    std::int64_t hidden, layers, heads, kv_heads, head_dim, intermediate, vocabulary;
-    bool tied;
-  };
-  constexpr Row kShapes[] = {
-      {"Tiny", "qwen2", 256, 2, 4, 2, 64, 512, 4096, true},
-      {"Qwen3-0.6B", "llama", 1024, 28, 16, 8, 128, 3072, 151936, true},  // see head_norms
-      {"Qwen1.5-1.8B", "qwen2", 2048, 24, 16, 16, 128, 5504, 151936, false},
-      {"Qwen3-1.7B", "llama", 2048, 28, 16, 8, 128, 6144, 151936, true},
-      {"Llama-3.1-8B", "llama", 4096, 32, 32, 8, 128, 14336, 128256, false},
-  };
-  for (const Row& r : kShapes) {
-    if (name != r.name) continue;
-    ModelConfig c;
-    c.model_type = r.type;
-    c.qkv_bias = c.model_type == "qwen2";
-    c.hidden = r.hidden;
-    c.layers = r.layers;
-    c.heads = r.heads;
-    c.kv_heads = r.kv_heads;
-    c.head_dim = r.head_dim;
-    c.intermediate = r.intermediate;
-    c.vocabulary = r.vocabulary;
-    c.tied_embeddings = r.tied;
-    c.max_positions = 1 << 17;
-    return c;
-  }
-  TORCH_CHECK(false, "no shape '", name, "'");
-}
 
 std::unique_ptr<Decoder> make_decoder(const ModelConfig& config, at::Device device, Dtype dtype, double dropout,
                                       std::int64_t cache_gib) {
   TrainingPlan plan;
-  plan.lora = [dropout](const std::string&) { return LoraSettings{16, 2.0, dropout}; };
+  plan.lora = [dropout](const std::string& module) {
+    return module.ends_with("_proj") ? std::optional(LoraSettings{16, 2.0, dropout}) : std::nullopt;
+  };
   plan.seed = 1;
   auto store = std::make_shared<WeightStore>(device, dtype, WeightPolicy{true, true, cache_gib << 30});
   auto decoder = std::make_unique<Decoder>(config, store, plan);
@@ -206,11 +167,6 @@ int main(int argc, char** argv) {
     std::fputs("usage: step_speed SHAPE [key=value ...]\n", stderr);
     return 2;
   }
-  qlora::Options options;
-  for (int i = 2; i < argc; ++i) {
-    const std::string text = argv[i];
-    options[text.substr(0, text.find('='))] = text.substr(text.find('=') + 1);
-  }
-  qlora::measure(argv[1], options);
+  qlora::measure(argv[1], qlora::options_of(argc, argv));
   return 0;
 }

@@ -1,4 +1,5 @@
 """`qlora eval` without a model: predictions against gold, its files, its exit codes. Standard library only."""
+import csv
 import json
 import os
 import pathlib
@@ -99,6 +100,101 @@ def check_own_gold(zoo):
     assert set(task["partial"]["where"]["by"]) == {"easy", "medium", "hard", "extra"}, task["partial"]
 
 
+def check_files_side_by_side(zoo):
+    """Earlier predictions of the same rows, paired with the run called base, else with the first."""
+    out = zoo.folder / "out"
+    for name in ("before", "after"):
+        (zoo.folder / name).mkdir()
+    lines = lambda run, answers: "".join(
+        json.dumps({"run": run, "id": i, "prediction": a, "gold": GOLD[i][0], "db_id": "zoo"}) + "\n"
+        for i, a in enumerate(answers))
+    zoo.write("before/predictions.jsonl", lines("tuned", ["", "", ""]))
+    zoo.write("after/predictions.jsonl", lines("tuned", ANSWERS))
+    zoo.write("third.jsonl", lines("base", [gold for gold, _ in GOLD]))
+    def paired(first, *more, flags=()):
+        others = [part for name in more for part in ("--predictions", zoo.folder / name)]
+        done = zoo.eval(*others, "--json", "--output_dir", out, *flags, predictions=first)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        pairs = {name: pair["spider"]["execution"] for name, pair in report["paired"].items()}
+        return report, {name: (p["wins"], p["losses"], p["ties"]) for name, p in pairs.items()}
+    report, pairs = paired("before/predictions.jsonl", "after/predictions.jsonl")
+    assert list(report["runs"]) == ["tuned", "after"] and report["paired_with"] == "tuned", report["runs"].keys()
+    assert report["runs"]["after"]["predictions"] == str(zoo.folder / "after/predictions.jsonl")
+    assert pairs == {"after": (1, 0, 2)}, pairs
+    page = (out / "report.html").read_text()
+    assert "after against tuned" in page and "<dt>tuned</dt>" in page and "<dt>after</dt>" in page
+    report, pairs = paired("before/predictions.jsonl", "third.jsonl", "plain.sql")
+    assert report["paired_with"] == "base" and pairs == {"tuned": (0, 3, 0), "plain": (0, 2, 1)}, pairs
+    again, pairs = paired("out/predictions.jsonl")  # what was written is read as it was
+    assert again["paired"] == report["paired"] and again["paired_with"] == "base"
+    zoo.write("two.jsonl", lines("x", ["", "", ""]) + lines("y", ANSWERS))
+    assert paired("two.jsonl")[0]["paired_with"] is None
+    assert paired("two.jsonl", flags=("--baseline",))[1] == {"y": (1, 0, 2)}
+    zoo.write("short.jsonl", lines("short", ANSWERS[:2]))
+    short = zoo.eval("--predictions", zoo.folder / "short.jsonl", predictions="plain.sql")
+    assert short.returncode == 3 and "short.jsonl: 2 predictions" in short.stderr, short.stderr
+
+
+def check_generated_answers(zoo):
+    """Answers of the task generate are scored again from their file; no gold file, no databases."""
+    out = zoo.folder / "out"
+    zoo.write("chat.jsonl", "".join(
+        json.dumps({"run": run, "task": "generate", "id": i, "prompt": "p", "prediction": p, "gold": "a b c d e"}) + "\n"
+        for run, answers in (("base", ["a b", "x"]), ("tuned", ["a b c d e", "x"])) for i, p in enumerate(answers)))
+    command = [QLORA, "eval", "--tasks", "generate", "--predictions", zoo.folder / "chat.jsonl", "--json", "--output_dir", out]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    pair = report["paired"]["tuned"]["generate"]["rougeL"]
+    assert (pair["wins"], pair["losses"], pair["ties"]) == (1, 0, 1), pair
+    assert report["runs"]["tuned"]["tasks"]["generate"]["overall"]["exact_string"] == 0.5
+    absent = subprocess.run([*command[:3], "perplexity", *command[4:]], capture_output=True, text=True, timeout=120, check=False)
+    assert absent.returncode == 2 and "needs a model" in absent.stderr, absent.stderr
+
+
+def check_blind_ratings(zoo):
+    """A sheet without names, filled in as its answers are, becomes a paired score."""
+    sheet, out = zoo.folder / "sheet.csv", zoo.folder / "judged"
+    done = zoo.eval("--blind", sheet, predictions="runs.jsonl")
+    assert done.returncode == 0, done.stderr
+    text = sheet.read_text()
+    assert "base" not in text and "tuned" not in text
+    with open(sheet, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["row", "id", "question", "a", "b", "preference"], rows[0]
+    for row, tuned in zip(rows, ANSWERS):
+        assert tuned in (row["a"], row["b"]), row
+        if row["preference"] == "":
+            row["preference"] = "a" if row["a"] == tuned else "b"
+    assert [row["preference"] == "tie" for row in rows] == [False, True, False], rows
+    with open(sheet, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(reversed(rows))
+    again = zoo.eval("--blind", sheet, predictions="runs.jsonl")
+    assert again.returncode == 2 and "people may have worked on it" in again.stderr, again.stderr
+    one = zoo.eval("--blind", zoo.folder / "one.csv")
+    assert one.returncode == 2 and "there is 1" in one.stderr and not (zoo.folder / "one.csv").exists(), one.stderr
+
+    command = [QLORA, "eval", "--ratings", sheet, "--json", "--output_dir", out]
+    run = lambda *flags: subprocess.run([*command, *flags], capture_output=True, text=True, timeout=120, check=False)
+    alone = run("--require", "ratings.preferred:0.8")
+    assert alone.returncode == 0, alone.stderr
+    assert run("--require", "ratings.preferred:0.9").returncode == 7
+    pair = json.loads(alone.stdout)["paired"]["tuned"]["ratings"]["preferred"]
+    assert (pair["wins"], pair["losses"], pair["ties"], pair["p_value"]) == (2, 0, 1, 0.5), pair
+    assert abs(pair["tuned"] - 5 / 6) < 1e-9 and abs(pair["base"] - 1 / 6) < 1e-9, pair
+    assert "ratings" in (out / "report.html").read_text()
+    beside = zoo.eval("--ratings", sheet, "--json", predictions="runs.jsonl")
+    paired = json.loads(beside.stdout)["paired"]["tuned"]
+    assert paired["ratings"]["preferred"] == pair and paired["spider"]["execution"]["wins"] == 1, paired
+    (zoo.folder / "sheet.key.json").unlink()
+    keyless = run()
+    assert keyless.returncode == 3 and "sheet.key.json" in keyless.stderr, keyless.stderr
+    assert run("--dry_run").returncode == 3
+
+
 def check_plan(zoo):
     flags = ("--dry_run", "true", "--limit", "2", "--quiet", "true")
     plan = json.loads(zoo.eval("--json", *flags, predictions="runs.jsonl").stdout)
@@ -132,7 +228,8 @@ def main():
     if not QLORA.exists():
         print(f"skipped: {QLORA} is not built")
         return 77
-    for check in (check_reports, check_plain_file, check_plugged_values, check_own_gold, check_plan, check_exit_codes):
+    for check in (check_reports, check_plain_file, check_plugged_values, check_own_gold, check_files_side_by_side,
+                  check_generated_answers, check_blind_ratings, check_plan, check_exit_codes):
         with tempfile.TemporaryDirectory() as folder:
             check(Zoo(folder))
     print("eval of prediction files: reports, plain files, exit codes as documented")

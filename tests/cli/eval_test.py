@@ -181,7 +181,7 @@ class EvalTest(unittest.TestCase):
             self.assertEqual((row["prediction"], row["acc"]), ("ABCD"[best], float("ABCD"[best] == row["gold"])))
         self.assertIn("by subject", (out / "report.html").read_text())
         plan = tiny_model.run("eval", *source, *flags, "--dry_run", "true")
-        self.assertEqual(plan.stdout, "6 rows; tasks: mmlu; runs: base\n")
+        self.assertTrue(plan.stdout.startswith("6 rows; tasks: mmlu; runs: base\nbase\n"), plan.stdout)
         missing = tiny_model.run("eval", *source)
         self.assertEqual((missing.returncode, "mmlu_dir" in missing.stderr), (2, True), missing.stderr)
         absent = tiny_model.run("eval", *source, "--mmlu_dir", self.root / "absent")
@@ -231,7 +231,18 @@ class EvalTest(unittest.TestCase):
         self.assertEqual((plan["rows"], plan["tasks"]), (4, ["perplexity"]))
         self.assertEqual([run["name"] for run in plan["runs"]], ["base", "qlora"])
         self.assertEqual([run["load_in_4bit"] for run in plan["runs"]], [True, True])
-        self.assertEqual(self.eval(*flags).stdout, "4 rows; tasks: perplexity; runs: base, qlora\n")
+        base, tuned = (run["bytes"] for run in plan["runs"])
+        for parts in (base, tuned):
+            self.assertEqual(parts["total"], sum(count for kind, count in parts.items() if kind != "total"))
+        self.assertEqual((base["weights"], base["adapter"]), (tuned["weights"], 0))
+        self.assertGreater(tuned["adapter"], 0)
+        self.assertGreater(base["evaluation"], 0)
+        self.assertGreater(plan["estimated_seconds"], 0)
+        dense = json.loads(self.eval("--json", "true", "--load_in_4bit", "false", *flags).stdout)["runs"][0]["bytes"]
+        self.assertGreater(dense["weights"], base["weights"])
+        text = self.eval(*flags).stdout
+        self.assertTrue(text.startswith("4 rows; tasks: perplexity; runs: base, qlora\nbase\n"), text)
+        self.assertIn("\ntime        about", text)
 
     def test_a_failure_leaves_the_old_report_whole(self):
         out = self.root / "out"
@@ -249,7 +260,9 @@ class EvalTest(unittest.TestCase):
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, largest - 1))
         result = self.eval("--output_dir", out, "--limit", "2", code=1, preexec_fn=full_disk)
         self.assertIn("report.html", result.stderr)
-        self.assertEqual({p.name: p.read_bytes() for p in out.iterdir()}, before)
+        after = {p.name: p.read_bytes() for p in out.iterdir()}
+        self.assertEqual(len(after.pop("predictions.partial.jsonl").splitlines()), 3)  # rows need no second run
+        self.assertEqual(after, before)
 
 
 if __name__ == "__main__":

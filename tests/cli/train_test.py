@@ -111,6 +111,10 @@ class TrainTest(TrainRuns):
     def test_stopped_qlora_run_ends_as_if_it_had_not_been(self):
         self.check_resume(["adapter_model.safetensors"], [signal.SIGTERM, signal.SIGINT, signal.SIGTERM])
 
+    def test_killed_run_with_magnitudes_noise_and_a_whole_head_ends_as_if_it_had_not_been(self):
+        self.check_resume(["adapter_model.safetensors"], [signal.SIGKILL, signal.SIGTERM], use_dora="true",
+                          modules_to_save="lm_head", neftune_noise_alpha=5, loraplus_lr_ratio=4)
+
     def test_killed_full_run_ends_as_if_it_had_not_been(self):
         self.check_resume(["model.safetensors"], [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], method="full")
 
@@ -161,10 +165,39 @@ class TrainTest(TrainRuns):
                      resume_from_checkpoint="none")
         self.assertFalse((self.out / "runs").exists())
 
+    def quantized_model(self):
+        """The model with an adapter merged into it, in NF4."""
+        self.succeed(self.out / "adapter", max_steps=1)
+        done = tiny_model.run("merge", "--model_name_or_path", self.model, "--adapter", self.out / "adapter", "--output_dir",
+                              self.out / "nf4", "--quantize", "nf4", "--quiet")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return self.out / "nf4"
+
+    def test_a_checkpoint_in_nf4_is_trained_over_as_it_is(self):
+        model = self.quantized_model()
+        for method in ("lora", "full"):
+            self.refused(2, "the checkpoint's weights are NF4", self.out / method, model_name_or_path=model, method=method)
+        self.assertFalse((self.out / "lora").exists())
+        result = tiny_model.run("eval", "--model_name_or_path", model, "--load_in_4bit", "false", "--tasks", "perplexity",
+                                "--eval_dataset", self.rows, "--quiet")
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("load_in_4bit: false contradicts the checkpoint", result.stderr)
+
+    def test_modules_to_save_that_are_none_are_refused(self):
+        for name, words in (("mlp", "'mlp' is no module of this model that is trained whole; there are: embed_tokens, input_layernorm"),
+                            ("q_proj", "'q_proj' names linears of the blocks")):
+            self.refused(2, words, self.out, modules_to_save=name, lora_target_modules="o_proj")
+        self.refused(2, "use_dora: not supported yet on 'lm_head'", self.out, use_dora="true", lora_target_modules="lm_head")
+        self.assertFalse(self.out.exists())
+
     def test_dry_run_says_what_a_run_then_needs(self):
-        for method in ("qlora", "lora", "full"):
-            out = self.out / method
-            keys = {"max_steps": -1, "num_train_epochs": 1, "method": method, "eval_strategy": "no"}
+        whole = {"modules_to_save": "lm_head,norm", "lora_target_modules": "all-linear"}
+        apart = {"lora_target_modules": "q_proj,embed_tokens,lm_head", "neftune_noise_alpha": 5}
+        cases = [("qlora", "qlora", {}), ("lora", "lora", {}), ("full", "full", {"neftune_noise_alpha": 5}),
+                 ("stored", "qlora", {"model_name_or_path": self.quantized_model()}), ("dora", "qlora", {"use_dora": "true"}), ("whole", "qlora", whole), ("apart", "lora", apart)]
+        for name, method, more in cases:
+            out = self.out / name
+            keys = {"max_steps": -1, "num_train_epochs": 1, "method": method, "eval_strategy": "no", **more}
             plan = json.loads(self.succeed(out, "--dry-run", "--json", **keys).stdout)
             self.assertFalse(out.exists())
             result = json.loads(self.succeed(out, "--json", **keys).stdout)

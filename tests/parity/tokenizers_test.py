@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import unicodedata
 
 import sentencepiece
+import transformers
 from tokenizers import Tokenizer
 
 BUILD = pathlib.Path(os.environ.get("QLORA_BUILD", "build/cpu"))
@@ -45,6 +47,9 @@ WORDS = ["the", "Hello", "world", "SELECT", "FROM", "WHERE", "count(*)", "T1.nam
          "a_b", "camelCase", "...", "!!!", "--", "\u2014", "\u00ab", "\u00bb", "\u3002", "\uff0c", "\u0e01\u0e33", "\u0644\u0627"]
 BROKEN = [b"\xff", b"\x80", b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"\xe2\x28\xa1",
           b"\xf8\x88\x80\x80\x80"]
+
+
+BYTES_OF_MODELS = ("<0x0A>",)  # text to tokenizers, a byte to others
 
 
 def fragment(rng, specials):
@@ -344,6 +349,41 @@ def golden_samples(report, folder):
     report.line("golden samples", len(runs), {"ids": wrong})
 
 
+def attached_specials(rng, specials):
+    """Words around special tokens, as templates put them: no white space before one."""
+    word = lambda: rng.choice([w for w in WORDS if "\u2581" not in w and w not in BYTES_OF_MODELS and "\u0000" not in w])
+    return "".join(" ".join(word() for _ in range(rng.randrange(1, 4))) + rng.choice(specials) + rng.choice(["", " ", "\n", word()])
+                   for _ in range(rng.randrange(1, 4))).replace(" <", "<").encode()
+
+
+def model_folders(report, folder, root):
+    """Of a model's folder special tokens are found wherever they stand: by transformers, and by both forms of Llama 2's
+    tokenizer in the same way. Tokens that a folder adds to a tokenizer.model are found and decoded."""
+    by_json, by_model, adding = root / "json", root / "model", root / "adding"
+    for made in (by_json, by_model, adding):
+        made.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / "llama2_hf" / name, by_json)
+    for made in (by_model, adding):
+        shutil.copy(folder / "llama2/tokenizer.model", made)
+    (adding / "added_tokens.json").write_text('{"<|im_end|>": 32001, "<|im_start|>": 32000}')
+    theirs = transformers.AutoTokenizer.from_pretrained(by_json)
+    rng = random.Random(11)
+    texts = [attached_specials(rng, ["</s>", "<s>"]) for _ in range(2000)]
+    added = [t.replace(b"<s>", b"<|im_start|>").replace(b"</s>", b"<|im_end|>") for t in texts]
+    wrong = {"ids": 0, "of both forms": 0, "with added tokens": 0, "decoded": 0}
+    for text, a, b, c in zip(texts, ask(by_json, texts), ask(by_model, texts), ask(adding, added)):
+        expected = theirs(text.decode()).input_ids
+        swapped = expected[:1] + [{1: 32000, 2: 32001}.get(i, i) for i in expected[1:]]
+        decoded = text.decode().replace("<s>", "<|im_start|>").replace("</s>", "<|im_end|>")
+        for kind, ours, right in (("ids", a[0], expected), ("of both forms", b[0], expected), ("with added tokens", c[0], swapped),
+                                  ("decoded", c[2].decode(), decoded)):
+            if ours != right:
+                show(kind, text, ours, right, wrong[kind])
+                wrong[kind] += 1
+    report.line("special tokens of a model's folder", len(texts), wrong)
+
+
 def real_tokenizers(report):
     folder = DATA / "tokenizers"
     if not folder.is_dir():
@@ -359,6 +399,8 @@ def real_tokenizers(report):
     report.line("tiktoken is refused by name", 1, {"exit code": int(refused.returncode != 2 or b"tiktoken" not in refused.stderr)})
     llamacpp_vectors(report, folder)
     golden_samples(report, folder)
+    with tempfile.TemporaryDirectory() as root:
+        model_folders(report, folder, pathlib.Path(root))
 
 
 def main():

@@ -14,11 +14,19 @@ namespace qlora {
 // What the config keys ask for, as PEFT would record it.
 LoraConfig make_lora_config(const AdapterOptions& options, const std::string& base_model);
 
-// Which linears of `model` carry an adapter, by rank and scale. Throws UsageError where none does.
+// The modules that can carry an adapter: the embedding, the linears, the output head. `apart`: those of them that
+// all-linear leaves out.
+struct AdaptableModules {
+  std::vector<std::string> all, apart;
+};
+AdaptableModules adaptable_modules(const ModelConfig& model);
+
+// Which modules of `model` carry an adapter, by rank and scale, and which are trained whole. Throws UsageError where
+// none carries one, and for a name of modules_to_save that is no embedding, norm or output head.
 TrainingPlan make_training_plan(const LoraConfig& config, const ModelConfig& model, std::uint64_t seed);
 
-// Copies an adapter's A and B into the decoder's parameters. Throws DataError naming the module that one of them lacks
-// or has in another shape.
+// Copies an adapter's A, B, magnitudes and saved weights into the decoder's parameters. Throws DataError naming the
+// module that one of them lacks or has in another shape.
 void put_adapter(const LoraAdapter& adapter, Decoder& decoder);
 
 // Writes adapter_config.json and adapter_model.safetensors (float32) of the decoder's adapters.

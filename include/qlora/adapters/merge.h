@@ -1,4 +1,5 @@
-// W' = W + sum of weight * scale * B A, in float32, rounded once: an adapter becomes part of a linear.
+// W' = W + sum of weight * scale * B A, in float32, rounded once: an adapter becomes part of a linear. With DoRA each
+// row of that is divided by its norm and multiplied by its magnitude.
 #pragma once
 
 #include <vector>
@@ -19,8 +20,9 @@ struct MergedTensor {
   double drift = 0.0;  // ||round(W') - W'|| / ||W'||: what the rounding to that type loses
 };
 
-// `base` is a linear's weight [out, in] of any float type. A delta of zeros leaves it as it is, bit for bit where the
-// types agree. Throws DataError naming the module where the result is not finite.
+// `base` is a linear's weight [out, in], or an embedding's table [vocabulary, columns], of any float type. A delta of
+// zeros leaves it as it is, bit for bit where the types agree. Throws DataError naming the module where the result is
+// not finite, UsageError where an adapter with DoRA is not the only one, with weight 1.
 MergedTensor merge_linear(const at::Tensor& base, const std::string& module, const std::vector<MergeInput>& adapters,
                           at::ScalarType dtype);
 

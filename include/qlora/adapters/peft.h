@@ -26,17 +26,27 @@ struct AdapterRecord {
   std::string base_weights;  // ModelFolder::weights_identity()
 };
 
-// W' = W + scale * B A for the linear `module` ("model.layers.0.self_attn.q_proj").
+// W' = W + scale * B A for the linear `module` ("model.layers.0.self_attn.q_proj"); with a magnitude m (DoRA) each row
+// of that divided by its norm, times m. An embedding counts as the linear that its table is the transpose of.
 struct LoraMatrices {
   std::string module;
-  HostTensor a;  // [r, in]
-  HostTensor b;  // [out, r]
+  HostTensor a;                              // [r, in]
+  HostTensor b;                              // [out, r]
+  std::optional<HostTensor> magnitude = {};  // [out]
+  bool embedding = false;
+};
+
+// A weight that is trained whole.
+struct SavedWeight {
+  std::string name;  // as in the base's checkpoint: "lm_head.weight"
+  HostTensor values;
 };
 
 struct LoraAdapter {
   LoraConfig config;
   std::optional<AdapterRecord> record;
   std::vector<LoraMatrices> matrices;           // by name; views into `file`
+  std::vector<SavedWeight> saved;               // of modules_to_save; likewise
   std::shared_ptr<const SafetensorsFile> file;  // keeps them alive
 };
 
@@ -45,14 +55,16 @@ struct LoraAdapter {
 // pickled weights (refused unopened); UsageError for what parse_lora_config refuses, and for tensors of such features.
 LoraAdapter load_lora_adapter(const std::filesystem::path& folder);
 
-// Checks the adapter against a base: `linears` maps the names of all its linears to [out, in]. Throws DataError naming
-// the module that the base lacks or has in another shape, or that the config targets and the adapter lacks.
-void check_lora_adapter(const LoraAdapter& adapter, const std::map<std::string, Shape>& linears,
-                        const std::string& output_head);
+// Checks the adapter against a base: `weights` maps the names of the modules that may carry an adapter to the shapes of
+// their weights. Throws DataError naming the module that the base lacks or has in another shape, or that the config
+// targets and the adapter lacks.
+void check_lora_adapter(const LoraAdapter& adapter, const std::map<std::string, Shape>& weights,
+                        const std::vector<std::string>& apart);
 
 // Writes both files (weights first, each atomically) into the folder, which is made where it is missing. target_modules
 // that mean all linears are written as a list: `matrices` name them.
 void save_lora_adapter(const std::filesystem::path& folder, const LoraConfig& config,
-                       const std::vector<LoraMatrices>& matrices, const std::optional<AdapterRecord>& record);
+                       const std::vector<LoraMatrices>& matrices, const std::vector<SavedWeight>& saved,
+                       const std::optional<AdapterRecord>& record);
 
 }  // namespace qlora

@@ -27,13 +27,15 @@ struct LoraConfig {
   std::vector<std::pair<std::string, std::int64_t>> rank_pattern;  // the first whose regex is a suffix of the name
   std::vector<std::pair<std::string, double>> alpha_pattern;
   bool use_rslora = false;
+  bool use_dora = false;
+  std::vector<std::string> modules_to_save;  // ends of names; these carry no adapter
   Json init_lora_weights = true;
   Json extra = Json::object();        // keys that are not known here, as they were read; written again
   std::vector<std::string> warnings;  // what the reader should be told: unknown keys that hold something
 };
 
 // Throws DataError naming `origin` and the key for a wrong type or value; UsageError naming the feature for what this
-// program does not do yet: DoRA, modules_to_save, biases, replicated layers, initialisations that change the base.
+// program does not do yet: biases, replicated layers, initialisations that change the base.
 LoraConfig parse_lora_config(const Json& json, const std::string& origin);
 // Keys sorted, two-space indent, as PEFT writes it, with the keys that every PEFT version reads.
 std::string lora_config_text(const LoraConfig& config);
@@ -42,10 +44,13 @@ std::string lora_config_text(const LoraConfig& config);
 std::int64_t lora_rank(const LoraConfig& config, const std::string& module);
 double lora_scale(const LoraConfig& config, const std::string& module);
 
-// Those of the modules (all linears of a base, by their full names) that the config targets, in the given order.
-// `output_head` is the one that all-linear leaves out. Throws DataError for a malformed regular expression.
-std::vector<std::string> lora_targets(const LoraConfig& config, const std::vector<std::string>& linears,
-                                      const std::string& output_head);
+// Those of the modules (by their full names) that the config targets, in the given order. `apart` are the ones that
+// all-linear leaves out: embedding and output head. Throws DataError for a malformed regular expression.
+std::vector<std::string> lora_targets(const LoraConfig& config, const std::vector<std::string>& modules,
+                                      const std::vector<std::string>& apart);
+
+// Whether modules_to_save means this module: by the end of its name, as PEFT.
+bool saves_module(const LoraConfig& config, const std::string& module);
 
 // The shortest list that names the same modules as all-linear: the last parts of the names of all linears but the head.
 // Sorted. Where the head's last part is also another linear's, full names.

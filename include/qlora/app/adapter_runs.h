@@ -10,9 +10,10 @@
 
 namespace qlora {
 
-// The base's settings for one adapter (nullptr: none): as the command says, else as the adapter was trained, else
-// dense.
-BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const LoraAdapter* adapter);
+// The base's settings for one adapter (nullptr: none): as the checkpoint is where it is in NF4, else as the command
+// says, else as the adapter was trained, else dense.
+BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model, const ModelConfig& config,
+                         const LoraAdapter* adapter);
 
 bool same_base(const BaseSettings& a, const BaseSettings& b);
 

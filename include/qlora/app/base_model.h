@@ -21,10 +21,18 @@ struct BaseSettings {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
   std::int64_t dequantize_cache_bytes = 0;
+  std::vector<std::string> dense = {};  // WeightPolicy::dense
 };
 
-// What `qlora train` holds its base in. Throws UsageError for a device or dtype that is not there.
-BaseSettings base_settings(const TrainJob& job);
+WeightPolicy policy_of(const BaseSettings& settings);
+
+// What `qlora train` holds its base in. Throws UsageError for a device or dtype that is not there, and for a method
+// that needs other weights than a checkpoint in NF4 has.
+BaseSettings base_settings(const TrainJob& job, const ModelConfig& model);
+
+// A checkpoint in NF4 is held as it is, whatever `settings` said. Throws UsageError where the command asks for dense
+// weights.
+void keep_stored_nf4(const ModelConfig& model, const ModelOptions& options, BaseSettings& settings);
 
 // How many bytes of dequantized weights may stay, in the type that is computed in.
 std::int64_t dequantize_cache_bytes(const ModelOptions& options, at::Device device);
@@ -56,7 +64,6 @@ class BaseModel {
   ModelConfig config_;
   BaseSettings settings_;
   std::shared_ptr<WeightStore> store_;
-  bool loaded_ = false;
 };
 
 // Warns where an adapter, by its own record, was trained on another base than `base`, or records none. `name`: the

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "qlora/app/options.h"
+#include "qlora/app/partial_results.h"
+#include "qlora/core/hash.h"
 #include "qlora/eval/mmlu_task.h"
 #include "qlora/generate/choice_scorer.h"
 #include "qlora/text/tokenizer.h"
@@ -17,8 +19,13 @@ class MmluEvaluation {
   // context's own, both with what the tokenizer adds by itself (BOS).
   MmluEvaluation(const EvalJob& job, const Tokenizer& tokenizer);
 
+  // What run() takes on the device at most beside the decoder.
+  int64_t bytes(const Decoder& decoder) const;
   size_t size() const { return size_; }  // questions
-  TaskResult run(const std::string& name, Decoder& decoder) const;
+  int64_t tokens() const;                // of all questions with their choices
+  void add_to(Sha256& hash) const;       // what is asked
+  // A subject that `partial` knows whole is not asked again.
+  TaskResult run(const std::string& name, Decoder& decoder, PartialResults& partial) const;
 
  private:
   std::vector<MmluSubject> subjects_;

@@ -64,6 +64,8 @@ struct TrainJob {
   DataOptions data;
   AdapterOptions adapter;
   TrainOptions train;
+  GenerateOptions generate;  // of eval_tasks; all but batch_size
+  EvalOptions eval;          // of eval_tasks: how answers are scored
 };
 
 struct EvalJob {

@@ -9,8 +9,8 @@
 
 namespace qlora {
 
-// `lines`: those of metrics.jsonl. Curves of loss, learning rate, gradient norm and speed, the evaluations as a table,
-// and `facts` (names and values) above them. One file, no scripts, no network.
+// `lines`: those of metrics.jsonl. Curves of loss, scores, learning rate, gradient norm and speed, the evaluations as a
+// table, and `facts` (names and values) above them. One file, no scripts, no network.
 std::string train_report(const std::string& title, const std::vector<std::pair<std::string, std::string>>& facts,
                          const std::vector<Json>& lines);
 

@@ -8,6 +8,7 @@
 #include "qlora/app/base_model.h"
 #include "qlora/app/options.h"
 #include "qlora/data/prepared_set.h"
+#include "qlora/data/row_encoder.h"
 
 namespace qlora {
 
@@ -16,6 +17,8 @@ struct TrainingData {
   std::optional<PreparedSet> eval;
   std::string fingerprint;
   ChatFormat format;
+  std::optional<RowEncoder> encoder;
+  std::optional<Dataset> eval_rows;  // as they were read: what eval_tasks are over
 };
 
 // Prepared now, or opened from prepared_dir. Throws as prepare_data and check_prepared; DataError where

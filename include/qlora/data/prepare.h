@@ -36,7 +36,7 @@ struct RowCounts {
   std::int64_t duplicates = 0;                       // rows kept that equal an earlier one token by token
   std::int64_t only_last = 0;                        // chats of which only the last answer is trained
   std::int64_t without_end = 0;                      // answers whose end is no token at which generation stops
-  std::map<std::int32_t, std::int64_t> end_tokens;   // what ends the last answers of chats: token -> rows
+  std::map<std::int32_t, std::int64_t> end_tokens;   // what ends the last answers: token -> rows
   std::map<std::string, std::string> first_dropped;  // reason -> place of the first such row
 
   std::int64_t percentile(double share) const;  // nearest rank; 0 without rows

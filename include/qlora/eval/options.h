@@ -28,9 +28,11 @@ struct EvalOptions {
   Extract extract = Extract::kNone;
   double sql_timeout = 30.0;  // seconds a query
   bool plug_value = false;
-  std::string predictions;  // score this file without a model
-  std::string gold;         // lines SQL\tdb_id
-  std::string per_row;      // write a line a row to this file
+  std::vector<std::string> predictions;  // score these files without a model; several: side by side
+  std::string gold;                      // lines SQL\tdb_id
+  std::string per_row;                   // write a line a row to this file
+  std::string blind;                     // write the answers of two runs to this file, for people to judge
+  std::string ratings;                   // such a file, judged
   std::vector<RequiredScore> require;
   std::string mmlu_dir;
   std::optional<int64_t> mmlu_limit;

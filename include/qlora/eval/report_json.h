@@ -15,9 +15,10 @@ namespace qlora {
 //   "by_database" | "by_subject": {id: {"n", score: value}}, "raw" | "extracted": {score: value}, ...details}}}},
 //  "paired": {NAME: {task: {score: {"base", "tuned", "wins", "losses", "ties", "p_value", "interval": [low, high],
 //   "by": {group: the same}}}}},
+//  "paired_with": the run that the others are paired with, or null,
 //  "seconds", "output_tokens_per_second"}. Scores are shares in [0, 1], but for bleu and chrf (0 to 100) and those of
-//  perplexity. `paired` compares each run with `base`. The bootstrap's numbers follow from `seed`. Throws DataError
-//  where runs to pair are of different rows.
+//  perplexity. `paired` compares each run with results.base. The bootstrap's numbers follow from `seed`. Throws
+//  DataError where runs to pair are of different rows.
 Json report_json(const EvalResults& results, uint64_t seed);
 
 // One line a row and run: run, task, id, prompt, prediction, extracted, gold, question, db_id, group, each score, and

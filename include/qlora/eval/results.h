@@ -49,10 +49,12 @@ struct EvalRun {
   std::string name;     // `base`, the adapter folder's name, `predictions`
   std::string adapter;  // its folder; empty for none
   std::vector<TaskResult> tasks;
+  std::string predictions = {};  // the file that its answers were read from; empty for none
 };
 
 struct EvalResults {
-  std::vector<EvalRun> runs;  // where one is named `base`, the others are paired with it
+  std::vector<EvalRun> runs;
+  std::string base = "base";  // the others are paired with the run of this name, where there is one
   double seconds = 0.0;
   std::optional<double> output_tokens_per_second;
 };

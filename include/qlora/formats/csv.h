@@ -18,4 +18,7 @@ struct CsvRecord {
 // file cannot be read or a quote stays open.
 std::vector<CsvRecord> read_csv(const std::filesystem::path& path);
 
+// One line, with its end (CR LF): fields that hold commas, quotes, line ends or outer spaces stand in quotes.
+std::string csv_line(const std::vector<std::string>& fields);
+
 }  // namespace qlora

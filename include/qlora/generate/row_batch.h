@@ -30,7 +30,8 @@ inline constexpr std::int64_t kPassTokens = 4096;
 // `cache` null: every row is whole, from its first token.
 Batch make_row_batch(const std::vector<BatchRow>& rows, KvCache* cache, at::Device device);
 
-// How many cache slots for rows of up to `capacity` tokens fit 1 GiB: at least 1, at most `most`.
+// How many cache slots for rows of up to `capacity` tokens fit a quarter of a GPU's free memory, or 1 GiB if that is
+// more: at least 1, at most `most`.
 std::int64_t cache_slots_for(const Decoder& decoder, std::int64_t capacity, std::int64_t most);
 
 }  // namespace qlora

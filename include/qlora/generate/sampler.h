@@ -9,6 +9,10 @@
 
 namespace qlora {
 
+// Uniform in [0, 1) with 53 bits.
+double sampling_uniform(std::uint64_t seed, std::uint64_t row, std::uint64_t position);
+
+// One row at a time on the host: what DeviceSampler is tested against.
 class Sampler {
  public:
   Sampler(const GenerateOptions& options, std::uint64_t seed) : options_(options), seed_(seed) {}

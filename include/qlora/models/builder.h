@@ -56,7 +56,10 @@ class DecoderBuilder {
   };
   Weight vectors(const std::vector<Vector>& members);
   Weight matrix(const std::vector<WeightMember>& members);
-  std::vector<LoraSegment> adapters(const std::vector<Linear>& linears, std::int64_t in);
+  // The weight of module `name`: a parameter where the plan trains it whole, else the one of module `stored`.
+  Weight whole_or_frozen(const std::string& name, const Shape& shape, const std::string& stored);
+  Weight norm_weight(const std::string& name, std::int64_t columns);
+  std::vector<LoraSegment> adapters(const std::vector<Linear>& linears, std::int64_t in, bool embedding = false);
 
   // The table of a layer's RoPE, which layers of its kind share.
   std::shared_ptr<RopeTable> rope_table(std::int64_t layer);

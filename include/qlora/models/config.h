@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,12 @@ namespace qlora {
 
 // What mixes the tokens of a row in one layer.
 enum class LayerKind { kAttention, kWindowedAttention, kConvolution };
+
+// A checkpoint whose linears bitsandbytes has quantized to NF4.
+struct StoredNf4 {
+  bool nested = false;             // double quantization
+  std::vector<std::string> dense;  // linears that it left as they were: whole names, or their beginnings or ends
+};
 
 struct ModelConfig {
   std::string model_type;  // "llama", "qwen2": the architecture; architecture.cpp lists them
@@ -34,6 +41,7 @@ struct ModelConfig {
   bool mlp_bias = false;
   double initializer_range = 0.02;
   std::string dtype;  // of the checkpoint: "bfloat16"; empty where not said
+  std::optional<StoredNf4> stored_nf4;
 
   // What some architectures have besides.
   Activation activation = Activation::kSilu;
@@ -71,7 +79,8 @@ struct ModelConfig {
 
 // `origin` names the file in errors. Reads `rope_theta`, `rope_scaling`, `torch_dtype` (transformers 4) and
 // `rope_parameters`, `dtype` (5). Throws DataError naming the field for what is missing, of the wrong type, or out of
-// range; UsageError for a feature that is not built yet, and for an unknown model_type, listing what is known.
+// range; UsageError for a feature that is not built yet, for weights that are quantized otherwise than to NF4, and for
+// an unknown model_type, listing what is known.
 ModelConfig parse_model_config(const nlohmann::ordered_json& config, const std::string& origin);
 
 }  // namespace qlora

@@ -22,20 +22,31 @@ struct LoraSettings {
   std::int64_t rank = 16;
   double scale = 2.0;
   double dropout = 0.0;
+  bool dora = false;  // weights as magnitude and direction
 };
 
-// What is trained. Linears are named as in the checkpoint without ".weight": "model.layers.0.self_attn.q_proj".
+// What is trained. Modules are named as in the checkpoint without ".weight": "model.layers.0.self_attn.q_proj".
 struct TrainingPlan {
   bool full = false;                                                           // every weight
-  std::function<std::optional<LoraSettings>(const std::string& linear)> lora;  // else these, over frozen weights
-  std::uint64_t seed = 0;                                                      // of dropout masks
+  std::function<std::optional<LoraSettings>(const std::string& module)> lora;  // else these, over frozen weights
+  std::function<bool(const std::string& module)> whole;  // and these instead of their frozen weights; may be empty
+  double embedding_noise = 0.0;                          // NEFTune's alpha
+  std::uint64_t seed = 0;                                // of dropout masks and noise
 };
 
 struct AdapterPlace {
-  std::string linear;
+  std::string linear;  // or the embedding
   std::int64_t in = 0, out = 0;
   LoraSettings settings;
-  ParameterSet::Id a = -1, b = -1;
+  bool embedding = false;
+  ParameterSet::Id a = -1, b = -1, magnitude = -1;
+};
+
+// The modules of an architecture, in the model's order.
+struct ModuleNames {
+  std::vector<std::string> linears;  // of its blocks
+  std::vector<std::string> norms;
+  std::string embedding, head;  // the head's own name, tied or not
 };
 
 enum class HeadKind { kLoss, kNll, kLogits };
@@ -52,6 +63,9 @@ class Decoder {
   WeightStore& store() { return *store_; }
   const WeightStore& store() const { return *store_; }
   const std::vector<AdapterPlace>& adapters() const { return adapters_; }
+  const ModuleNames& modules() const { return modules_; }
+  // The parameters that TrainingPlan::whole chose.
+  const std::vector<ParameterSet::Id>& whole() const { return whole_; }
   at::ScalarType dtype() const { return store_->dtype(); }
   at::Device device() const { return store_->device(); }
 
@@ -64,9 +78,12 @@ class Decoder {
   // Where a checkpoint's tensor goes: a parameter (method full) or the store. False: the model has no such weight.
   bool wants(const std::string& name) const;
   void put(const std::string& name, const at::Tensor& values);
+  void put(const std::string& name, const Nf4Tensor& codes);  // dequantized where the weight is not held in NF4
+  void put_parameter(const std::string& name, const at::Tensor& values);  // and nowhere else
   std::vector<std::string> missing() const;
 
-  // A uniform in +-1/sqrt(in) (kaiming_uniform with a = sqrt(5), as PEFT), or normal with deviation 1/rank; B zero.
+  // A uniform in +-1/sqrt(in) (kaiming_uniform with a = sqrt(5), as PEFT), or normal with deviation 1/rank; B zero. Of
+  // an embedding A zero, B normal. Magnitudes are the norms of the weights' rows: those must be there.
   void initialize_adapters(std::uint64_t seed, bool gaussian);
   // Normal with deviation initializer_range for matrices, norms that multiply by one, zeros for biases: as transformers
   // does.
@@ -74,15 +91,20 @@ class Decoder {
 
  private:
   friend class DecoderBuilder;
+  bool starts_tied_head() const;
   ModelConfig config_;
   std::shared_ptr<WeightStore> store_;
   ParameterSet parameters_;
   std::vector<AdapterPlace> adapters_;
+  std::vector<ParameterSet::Id> whole_;
+  ModuleNames modules_;
   std::vector<Block> loss_, nll_, logits_;
   std::vector<std::string> filled_;  // parameters that put() has filled
 };
 
-// The linears of an architecture that an adapter can sit on (all but the output head), in the model's order.
+// What a decoder of this config is made of, without its weights.
+ModuleNames module_names(const ModelConfig& config);
+// Its linears that all-linear means: all but the output head.
 std::vector<std::string> linear_names(const ModelConfig& config);
 
 }  // namespace qlora

@@ -32,6 +32,7 @@ class Attention : public Operation {
 
  private:
   std::int64_t workspace(const BatchShape& shape) const;
+  void forward_rows(const Batch& batch, const OperationViews& views);
 
   AttentionShape shape_;
   std::int64_t layer_;

@@ -46,9 +46,14 @@ struct Batch {
   // Generation: rows continue what the cache holds. Null in training.
   KvCache* cache = nullptr;
   std::vector<std::int64_t> cache_slots;  // [S] the slot of each row
+  at::Tensor slots;                       // int64 [T] the slot of each token; in the tail the cache's spare one
+  at::Tensor slot_begins;   // int32 [S+1] on a GPU: the first token of each row's slot in the cache, then 0
+  at::Tensor slot_lengths;  // int32 [S] on a GPU: what each row's slot holds, the row's tokens among it
 
   std::int64_t real_tokens() const { return row_bounds.empty() ? 0 : row_bounds.back(); }
   std::int64_t sequences() const { return static_cast<std::int64_t>(row_bounds.size()) - 1; }
+  // Every row brings one token: a step of decoding, where all tokens are treated alike.
+  bool decodes() const { return cache != nullptr && real_tokens() == sequences(); }
 };
 
 // The bucket of a token count: at most a sixteenth more, so that few plans serve all batches.

@@ -28,4 +28,8 @@ std::uint32_t dropout_threshold(double p);
 void apply_dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p,
                    bool accumulate = false);
 
+// The same where row i of x is token tokens[i] of the batch: int64 [rows of x].
+void apply_dropout_at(const at::Tensor& tokens, const at::Tensor& x, const at::Tensor& out, const Batch& batch,
+                      const DropoutKey& key, double p, bool accumulate = false);
+
 }  // namespace qlora

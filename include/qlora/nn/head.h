@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
+#include "qlora/nn/lora.h"
 #include "qlora/nn/rms_norm.h"
 
 namespace qlora {
@@ -20,29 +22,38 @@ struct LogitTransform {
 };
 
 // What the three heads below share: the last hidden state's labelled rows, normalized, times the head in chunks of
-// rows.
+// rows; with an adapter on it.
 class Head {
  public:
-  Head(RmsNorm norm, Weight weight, std::int64_t vocabulary, Dtype dtype, LogitTransform transform = {});
+  struct Spec {
+    Weight weight;  // [vocabulary, columns]
+    std::int64_t vocabulary = 0;
+    LogitTransform transform = {};
+    std::optional<LoraSegment> adapter = {};  // without a magnitude
+  };
+  Head(RmsNorm norm, Spec spec, ParameterSet& parameters, Dtype dtype);
 
   std::int64_t columns() const { return norm_.columns(); }
-  std::int64_t vocabulary() const { return vocabulary_; }
+  std::int64_t vocabulary() const { return spec_.vocabulary; }
   Dtype dtype() const { return dtype_; }
-  bool trainable() const { return norm_.trainable() || weight_.trainable(); }
   std::int64_t chunk_rows(const BatchShape& shape) const;
 
   // The buffers of rows and norm, first in every head's plan.
   std::vector<BufferSpec> row_buffers(const BatchShape& shape, Life life) const;
-  enum RowBuffer { kRows, kNormed, kInverse, kWide, kRowBufferCount };
-  // Fills kRows and kNormed for the batch's labelled tokens; returns the normed rows [M, columns].
-  at::Tensor gather(const Batch& batch, const OperationViews& views) const;
-  // Logits of some normed rows in the accumulation type: [rows, vocabulary], in `out`.
-  void logits(const at::Tensor& normed, const at::Tensor& out) const;
+  enum RowBuffer { kRows, kNormed, kInverse, kWide, kLowRank, kDropped, kRowBufferCount };
+  // The batch's labelled tokens, normed [M, columns], and what the adapter's A makes of them [M, rank].
+  struct Rows {
+    at::Tensor normed, low_rank;
+  };
+  Rows gather(const Batch& batch, const OperationViews& views) const;
+  // Logits of some rows in the accumulation type: [rows, vocabulary], in `out`.
+  void logits(const Rows& rows, const at::Tensor& out) const;
 
   // Some rows with their targets [rows, 1] and logits [rows, vocabulary], which the body may overwrite.
   struct Chunk {
     std::int64_t begin, size;
-    at::Tensor normed, targets, logits;
+    Rows rows;
+    at::Tensor targets, logits;
   };
   // Gathers the batch's labelled rows and calls body(chunk) for as many at a time as `buffer` has rows.
   template <class Body>
@@ -50,26 +61,37 @@ class Head {
                       const Body& body) const {
     const std::int64_t count = batch.labelled.size(0);
     if (count == 0) return;
-    const at::Tensor normed = gather(batch, views);
+    const Rows rows = gather(batch, views);
     for (std::int64_t begin = 0; begin < count; begin += buffer.size(0)) {
       const std::int64_t size = std::min(buffer.size(0), count - begin);
-      const Chunk chunk{begin, size, normed.narrow(0, begin, size), batch.targets.narrow(0, begin, size).unsqueeze(1),
+      const Chunk chunk{begin,
+                        size,
+                        {rows.normed.narrow(0, begin, size), rows.low_rank.narrow(0, begin, size)},
+                        batch.targets.narrow(0, begin, size).unsqueeze(1),
                         buffer.narrow(0, 0, size)};
-      logits(chunk.normed, chunk.logits);
+      logits(chunk.rows, chunk.logits);
       body(chunk);
     }
   }
 
-  const LogitTransform& transform() const { return transform_; }
+  // Backward of the product, into d_normed: of a chunk, whose columns' gradients are added; then of the adapter's A,
+  // over all rows. d_low_rank [M, rank].
+  void differentiate(const Chunk& chunk, const at::Tensor& d_logits, const at::Tensor& d_normed,
+                     const at::Tensor& d_low_rank) const;
+  void differentiate_low_rank(const Batch& batch, const OperationViews& views, const at::Tensor& d_normed,
+                              const at::Tensor& d_low_rank) const;
+
+  const LogitTransform& transform() const { return spec_.transform; }
   const RmsNorm& norm() const { return norm_; }
-  const Weight& weight() const { return weight_; }  // [vocabulary, columns]
+  std::int64_t rank() const { return spec_.adapter ? spec_.adapter->rank : 0; }
 
  private:
+  bool drops(const Batch& batch) const { return batch.training && spec_.adapter->dropout > 0.0; }
+
   RmsNorm norm_;
-  Weight weight_;
-  std::int64_t vocabulary_;
+  Spec spec_;
+  ParameterSet& parameters_;
   Dtype dtype_;
-  LogitTransform transform_;
 };
 
 // Training: out [1] = loss_scale * sum over labelled tokens of -log softmax(logits)[target]. Its forward pass also

@@ -7,6 +7,10 @@
 #include "qlora/nn/dropout.h"
 #include "qlora/nn/operation.h"
 
+namespace qlora {
+struct AttentionShape;
+}
+
 namespace qlora::gpu {
 
 // Whether there are kernels for tensors on this device of this type: on CUDA, where it is built in, for float32,
@@ -15,6 +19,9 @@ bool serves(at::Device device, Dtype dtype);
 inline bool serves(const at::Tensor& x) {
   return serves(x.device(), x.scalar_type());
 }
+
+// What is left of a GPU's memory, torch's unused share counted; 0 for other devices.
+std::int64_t free_bytes(at::Device device);
 
 // While it lives nothing is served: the ATen forms run on the GPU, too. For tests.
 class AtenForms {
@@ -76,6 +83,15 @@ struct LoraUp {
 };
 // y[:, begin .. begin + out) = scale * u b^T, for each adapter, plus `residual` where it is defined.
 void lora_up(const at::Tensor& u, const std::vector<LoraUp>& adapters, const at::Tensor& residual, const at::Tensor& y);
+
+// Attention over a cache; see kernels/cache_attention.h. Whether the kernels below serve such heads.
+bool serves_cache(at::Device device, Dtype dtype, const AttentionShape& shape);
+// Puts the keys and values of each token of qkv [T, (heads + 2 kv_heads) * head_dim] into its place of the cache, by
+// the batch's slots and positions.
+void cache_append(const at::Tensor& qkv, const Batch& batch, const AttentionShape& shape, std::int64_t layer);
+// out [T, heads * head_dim]: each token attends to the keys up to its own, which are in the cache already.
+void cache_attention(const at::Tensor& qkv, const Batch& batch, const AttentionShape& shape, std::int64_t layer,
+                     const at::Tensor& out);
 
 // nll: float32 [rows]. With a `scale` (float32 [1]) the logits become their gradient.
 void cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& nll, const at::Tensor& scale);

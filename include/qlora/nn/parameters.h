@@ -41,6 +41,7 @@ class ParameterSet {
   at::Tensor stacked_compute(Id first, Id last) const { return view(compute_, first, last); }
 
   void refresh_compute();
+  std::int64_t bytes() const;  // values, gradients, and the copy that is computed with
   void zero_grad();
 
   const at::Tensor& values() const { return values_; }  // flat [n]

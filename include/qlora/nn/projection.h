@@ -3,24 +3,12 @@
 
 #include <vector>
 
-#include "qlora/nn/dropout.h"
 #include "qlora/nn/kernels.h"
+#include "qlora/nn/lora.h"
 #include "qlora/nn/operation.h"
 #include "qlora/nn/weight.h"
 
 namespace qlora {
-
-// An adapter on the output columns [begin, begin + out): y += scale * dropout(x) A^T B^T (Hu et al. 2021).
-struct LoraSegment {
-  std::int64_t begin = 0;  // first output column
-  std::int64_t out = 0;
-  std::int64_t rank = 0;
-  double scale = 1.0;  // alpha / r, or alpha / sqrt(r)
-  double dropout = 0.0;
-  DropoutKey key;
-  ParameterSet::Id a = -1;  // [rank, in]; the A of one projection's adapters are neighbours in the ParameterSet
-  ParameterSet::Id b = -1;  // [out, rank]
-};
 
 // One input x, a stack of weights W (Q, K and V; gate and up), one output: y = x W^T + bias + adapters (+ residual).
 class Projection : public Operation {
@@ -44,6 +32,7 @@ class Projection : public Operation {
 
  private:
   bool has_dropout() const;
+  bool has_magnitudes() const;
   // Whether kernels serve that make masks in registers, for all adapters at once; else each adapter with dropout has
   // products of a dropped copy of x.
   bool fuses_adapters(at::Device device) const;
@@ -54,10 +43,30 @@ class Projection : public Operation {
   void compute_low_rank(const Batch& batch, const OperationViews& views);
   void add_adapters(const OperationViews& views);
   void add_adapters_backward(const Batch& batch, const OperationViews& views);
-  void add_b_gradients(const OperationViews& views);
+  void add_b_gradients(const OperationViews& views, const at::Tensor& d_out);
   void add_a_gradients(const Batch& batch, const OperationViews& views);
   void add_weight_gradients(const OperationViews& views);
   at::Tensor stacked_a() const;
+  // DoRA (projection_dora.cpp): what the operation does instead where its adapters have magnitudes.
+  std::int64_t norm_rows() const;
+  void compute_norms(const OperationViews& views);
+  void forward_with_magnitudes(const Batch& batch, const OperationViews& views);
+  void backward_with_magnitudes(const Batch& batch, const OperationViews& views);
+  void differentiate_magnitudes(const Batch& batch, const OperationViews& views);
+  void add_dropped_gradients(const Batch& batch, const OperationViews& views);
+
+  enum Buffer {
+    kLowRank,
+    kForwardDropped,
+    kDLowRank,
+    kBackwardDropped,
+    kWorkspace,
+    kNorms,
+    kAdaptedRows,
+    kForwardProduct,
+    kBackwardProduct,
+    kScaledDOut,
+  };
 
   Spec spec_;
   ParameterSet& parameters_;

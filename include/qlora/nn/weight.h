@@ -18,6 +18,8 @@ class Weight {
 
   at::Tensor get() const;   // in the compute type; valid until another Weight is asked
   at::Tensor grad() const;  // of a trainable one
+  // out = x w^T + addend + bias without get(), where WeightStore::multiply() serves.
+  bool multiply(const at::Tensor& x, const at::Tensor& addend, const at::Tensor& bias, const at::Tensor& out) const;
 
  private:
   WeightStore* store_ = nullptr;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "qlora/quant/nf4_weight.h"
 
@@ -18,5 +19,10 @@ float nf4_nest_absmax(const at::Tensor& absmax, const at::Tensor& map, const at:
 
 // out: F32, F16 or BF16 on the weight's device, the last dimension contiguous.
 void nf4_dequantize(const Nf4Weight& weight, const at::Tensor& out);
+
+// out [rows, sum of out] = x [rows, in] times the transposed weights [out, in], plus addend and bias where they are
+// defined; see kernels/nf4_matvec.h. False, and nothing done, where the kernel does not serve.
+bool nf4_matvec(const std::vector<const Nf4Weight*>& weights, const at::Tensor& x, const at::Tensor& addend,
+                const at::Tensor& bias, const at::Tensor& out);
 
 }  // namespace qlora::cuda

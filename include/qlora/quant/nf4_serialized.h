@@ -28,6 +28,14 @@ bool nf4_is_companion(const std::string& key);
 
 using FindTensor = std::function<std::optional<HostTensor>(const std::string&)>;
 
+// The shape and type of the weight `name` that is stored in 4 bits, from its quant_state alone. Throws as nf4_parse.
+struct Nf4Stored {
+  Shape shape;
+  ElementType dtype = ElementType::kBF16;  // of the weights it was made from
+  bool nested = false;
+};
+Nf4Stored nf4_stored(const std::string& name, const FindTensor& find);
+
 // Whether the weight `name` is stored in 4 bits.
 bool nf4_is_serialized(const std::string& name, const FindTensor& find);
 

@@ -18,6 +18,7 @@ struct WeightPolicy {
   bool quantize = false;                    // false: everything is kept dense
   bool nested = true;                       // quantize the blocks' absmax, too
   std::int64_t dequantize_cache_bytes = 0;  // how much may stay dequantized; the numbers are the same either way
+  std::vector<std::string> dense = {};      // not quantized even so: names of modules, their beginnings or their ends
   bool planned = false;  // shapes alone: nothing is put, and the device, which need not be there, is not touched
 };
 
@@ -53,6 +54,12 @@ class WeightStore {
   // another quantized group.
   at::Tensor materialize(Group group);
 
+  // out = x w^T + addend + bias straight from the group's codes, for so few rows of x [rows, in] that decoding them
+  // costs more than the product. False, and nothing done: where that does not pay or has no kernel. `addend` [rows,
+  // out] may be `out`, and like `bias` [out] undefined.
+  bool multiply(Group group, const at::Tensor& x, const at::Tensor& addend, const at::Tensor& bias,
+                const at::Tensor& out) const;
+
   // The next materialize() decodes anew: for who captures it, or has replayed what decoded another group.
   void forget_scratch() { in_scratch_ = -1; }
 
@@ -77,6 +84,7 @@ class WeightStore {
   struct Slot {
     WeightMember member;
     Nf4Weight codes;
+    at::Tensor dense;  // of a member that is not quantized among others that are
     bool filled = false;
     std::int64_t first_row = 0;
   };
@@ -89,6 +97,7 @@ class WeightStore {
   };
   Slot& slot(const std::string& name);
   const Slot& slot(const std::string& name) const;
+  bool quantizes(const WeightMember& member) const;
   std::int64_t dense_bytes(const Shape& shape) const;
   void dequantize_into(const GroupState& group, const at::Tensor& out) const;
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <span>
 #include <vector>
 
 #include "qlora/data/prepared_set.h"
@@ -21,9 +23,12 @@ struct SetLoss {
   double mean() const;          // over all tokens; 0 where there is none
 };
 
-// Runs the set in its order, `batch_size` rows at a time. `progress` hears of the rows done so far; may be empty.
-// `arena` is overwritten (see ProgramCache).
-SetLoss evaluate_loss(Decoder& decoder, const PreparedSet& set, std::int64_t batch_size,
-                      const std::function<void(std::int64_t)>& progress = {}, const at::Tensor& arena = {});
+// Hears of the rows of each batch that was run, and of all losses so far.
+using OnBatch = std::function<void(std::span<const std::uint32_t> rows, const SetLoss& loss)>;
+
+// Runs the set in its order, `batch_size` rows at a time. `on_batch` may be empty. `arena` is overwritten (see
+// ProgramCache). `known`: losses by row, from an earlier run; a batch of known rows alone is not run again.
+SetLoss evaluate_loss(Decoder& decoder, const PreparedSet& set, std::int64_t batch_size, const OnBatch& on_batch = {},
+                      const at::Tensor& arena = {}, const std::map<std::uint32_t, RowLoss>& known = {});
 
 }  // namespace qlora

@@ -52,6 +52,7 @@ struct MemoryBytes {
   std::int64_t gradients = 0, optimizer = 0;
   std::int64_t activations = 0;
   std::int64_t workspaces = 0;  // of matrix products and attention
+  std::int64_t evaluation = 0;  // of eval_tasks: a cache of keys and values, and what is computed with it
 
   std::int64_t total() const;
   Json to_json() const;      // the kinds by name, and "total"
@@ -70,10 +71,11 @@ struct RunPlan {
 // may be used, at most max_memory_gib. A GPU is idle for most of a small batch: there as many micro-batches run as one
 // as make no more than kMergedTokens tokens and fit, large ones with all costly values kept; none in deterministic
 // mode, whose numbers rest on nothing that the machine decides, nor with gradient_checkpointing: true, which asks for
-// the least memory. Throws OutOfMemory where max_memory_gib does not suffice.
+// the least memory. `evaluation_bytes` come on top of all else. Throws OutOfMemory where max_memory_gib does not
+// suffice.
 constexpr std::int64_t kMergedTokens = 8192;
 RunPlan plan_run(const Decoder& decoder, const TrainOptions& options, const PreparedSet& set,
-                 const BatchOptions& batches, std::int64_t steps);
+                 const BatchOptions& batches, std::int64_t steps, std::int64_t evaluation_bytes = 0);
 
 // Bytes that may still be taken on the device; on the CPU also within the process's control group.
 std::int64_t free_memory(at::Device device);

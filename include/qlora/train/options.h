@@ -42,7 +42,8 @@ struct TrainOptions {
   Strategy eval_strategy = Strategy::kNo;
   std::optional<int64_t> eval_steps;  // unset: logging_steps
   int64_t per_device_eval_batch_size = 8;
-  std::vector<std::string> eval_tasks;
+  std::vector<std::string> eval_tasks;      // of `qlora eval`
+  std::optional<int64_t> max_eval_samples;  // rows that these are scored on; unset: all
 
   int64_t logging_steps = 10;
   std::vector<std::string> report_to;  // empty: tensorboard
@@ -52,9 +53,9 @@ struct TrainOptions {
   std::optional<int64_t> save_total_limit;      // unset: all are kept
   std::string resume_from_checkpoint = "auto";  // auto | none | a checkpoint's folder
   bool load_best_model_at_end = false;
-  std::string metric_for_best_model = "eval_loss";
-  std::optional<bool> greater_is_better;           // unset: false where the metric ends in "loss"
-  std::optional<int64_t> early_stopping_patience;  // evaluations without a better metric
+  std::string metric_for_best_model = "eval_loss";  // or a score of eval_tasks, as spider_execution
+  std::optional<bool> greater_is_better;            // unset: as the metric is
+  std::optional<int64_t> early_stopping_patience;   // evaluations without a better metric
   double early_stopping_threshold = 0.0;
 };
 

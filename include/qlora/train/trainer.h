@@ -35,8 +35,10 @@ struct TrainerSettings {
   // What the loss is multiplied with before backward, and gradients are divided by before they are used. It is halved
   // where gradients overflow, and the step runs again. Unset: 65536 in float16, whose small gradients vanish, else 1.
   std::optional<double> loss_scale;
-  // Further scores of an evaluation, by name ("eval_spider_execution"); may be empty.
+  // Further scores of an evaluation, by name ("eval_spider_execution"); may be empty. It takes so many bytes of the
+  // device beside the run's own, and gives them back.
   std::function<Json()> on_eval;
+  std::int64_t on_eval_bytes = 0;
 };
 
 struct TrainingResult {
@@ -92,6 +94,7 @@ class Trainer {
   [[noreturn]] void report_divergence(const StepRows& rows, const StepMetrics& metrics);
   void log(const StepMetrics& metrics);
   void evaluate();
+  Json further_scores();
   void judge(const Json& line);
   bool improves(double score) const;
   void save();

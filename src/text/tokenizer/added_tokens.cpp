@@ -106,7 +106,8 @@ std::optional<LiteralSet::Match> LiteralSet::find(std::string_view text, std::si
   return std::nullopt;
 }
 
-AddedTokens::AddedTokens(const JsonNode& list, const TokenModel& model, const Normalizer* normalizer) {
+AddedTokens::AddedTokens(const JsonNode& list, const TokenModel& model, const Normalizer* normalizer,
+                         bool special_everywhere) {
   std::int32_t next_id = model.size();
   for (const JsonNode& node : list.items()) insert(node, model, normalizer, next_id);
   for (const auto& [id, token] : by_id_) {
@@ -116,6 +117,10 @@ AddedTokens::AddedTokens(const JsonNode& list, const TokenModel& model, const No
                             token.pattern, token.pattern.empty() ? "empty" : "another one's too"));
     }
     set.add(token.pattern, id);
+  }
+  for (const auto& [id, token] : by_id_) {
+    const bool adds = special_everywhere && token.special && token.normalized && !normalized_.contains(token.content);
+    if (adds) normalized_.add(token.content, id);
   }
 }
 

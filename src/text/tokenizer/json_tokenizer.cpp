@@ -36,16 +36,16 @@ class JsonTokenizer::Borrowed {
   std::unique_ptr<TokenModel::Scratch> scratch_;
 };
 
-std::unique_ptr<JsonTokenizer> JsonTokenizer::read(const std::filesystem::path& file, bool raw_bytes) {
+std::unique_ptr<JsonTokenizer> JsonTokenizer::read(const std::filesystem::path& file, Options options) {
   const std::string bytes = read_tokenizer_bytes(file);
   const nlohmann::json document = parse_tokenizer_json(bytes, file.string());
   auto tokenizer = std::make_unique<JsonTokenizer>();
-  tokenizer->read_parts(JsonNode(document, file.string()), raw_bytes);
+  tokenizer->read_parts(JsonNode(document, file.string()), options);
   tokenizer->fingerprint_ = sha256(bytes);
   return tokenizer;
 }
 
-void JsonTokenizer::read_parts(const JsonNode& root, bool raw_bytes) {
+void JsonTokenizer::read_parts(const JsonNode& root, Options options) {
   if (const auto version = root.find("version")) {
     if (version->text() != "1.0") version->fail(fmt::format("\"{}\" is not \"1.0\"", version->text()));
   }
@@ -54,8 +54,9 @@ void JsonTokenizer::read_parts(const JsonNode& root, bool raw_bytes) {
   if (const auto node = root.find("pre_tokenizer")) pre_tokenizer_ = make_pre_tokenizer(*node);
   if (const auto node = root.find("decoder")) decoder_ = make_token_decoder(*node);
   if (const auto node = root.find("post_processor")) frame_ = read_post_processor(*node);
-  if (const auto node = root.find("added_tokens")) added_ = AddedTokens(*node, *model_, normalizer_.get());
-  if (raw_bytes && pre_tokenizer_ && model_->can_use_raw_bytes() && pre_tokenizer_->leave_raw_bytes()) {
+  if (const auto node = root.find("added_tokens"))
+    added_ = AddedTokens(*node, *model_, normalizer_.get(), options.special_everywhere);
+  if (options.raw_bytes && pre_tokenizer_ && model_->can_use_raw_bytes() && pre_tokenizer_->leave_raw_bytes()) {
     model_->use_raw_bytes();
   }
   fill_decoded();

@@ -2,6 +2,9 @@
 #include "qlora/text/tokenizer.h"
 
 #include <algorithm>
+#include <charconv>
+#include <functional>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -10,6 +13,7 @@
 #include "qlora/text/tokenizer/json_node.h"
 #include "qlora/text/tokenizer/json_tokenizer.h"
 #include "qlora/text/tokenizer/sentencepiece_tokenizer.h"
+#include "qlora/text/tokenizer/token_model.h"
 
 namespace qlora {
 namespace {
@@ -26,34 +30,62 @@ bool is_tiktoken(std::string_view text) {
          line.substr(space + 1).find_first_not_of("0123456789\r") == std::string_view::npos;
 }
 
-SentencePieceFrame read_frame(const std::filesystem::path& config) {
-  SentencePieceFrame frame;
-  if (!std::filesystem::exists(config)) return frame;
-  const nlohmann::json document = parse_tokenizer_json(read_tokenizer_bytes(config), config.string());
-  const JsonNode root(document, config.string());
-  frame.add_bos = root.flag_or("add_bos_token", true);
-  frame.add_eos = root.flag_or("add_eos_token", false);
-  return frame;
-}
-
-}  // namespace
-
-std::unique_ptr<Tokenizer> Tokenizer::load(const std::filesystem::path& model_folder) {
-  for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
-    if (std::filesystem::exists(model_folder / name)) return load_file(model_folder / name);
-  }
-  throw DataError(fmt::format("{}: has neither tokenizer.json nor tokenizer.model", model_folder.string()));
-}
-
-std::unique_ptr<Tokenizer> Tokenizer::load_file(const std::filesystem::path& file) {
-  if (file.extension() == ".json") return JsonTokenizer::read(file);
+std::unique_ptr<Tokenizer> read_model_file(const std::filesystem::path& file, SentencePieceOptions options) {
   if (is_tiktoken(read_tokenizer_bytes(file))) {
     throw UsageError(
         fmt::format("{}: is a tiktoken vocabulary, which cannot be read yet; use a model folder that has "
                     "tokenizer.json",
                     file.string()));
   }
-  return read_sentencepiece(file, read_frame(file.parent_path() / "tokenizer_config.json"));
+  return read_sentencepiece(file, std::move(options));
+}
+
+// A tokenizer.model as its folder describes it. Tokens are added by added_tokens.json {content: id} and by
+// added_tokens_decoder {id: {content, special}} in tokenizer_config.json, which decides where both name one.
+SentencePieceOptions read_options(const std::filesystem::path& folder) {
+  SentencePieceOptions options;
+  options.special_everywhere = true;
+  const auto read = [&](const char* name, const std::function<void(const JsonNode&)>& take) {
+    const auto path = folder / name;
+    if (!std::filesystem::exists(path)) return;
+    const nlohmann::json document = parse_tokenizer_json(read_tokenizer_bytes(path), path.string());
+    take(JsonNode(document, path.string()));
+  };
+  read("added_tokens.json", [&](const JsonNode& root) {
+    for (const auto& entry : root.value().items()) {
+      const auto id = root.at(entry.key()).integer(0, kMaxTokenId);
+      options.added[static_cast<std::int32_t>(id)] = {entry.key(), false};
+    }
+  });
+  read("tokenizer_config.json", [&](const JsonNode& root) {
+    options.add_bos = root.flag_or("add_bos_token", true);
+    options.add_eos = root.flag_or("add_eos_token", false);
+    const auto decoder = root.find("added_tokens_decoder");
+    if (!decoder) return;
+    for (const auto& entry : decoder->value().items()) {
+      const JsonNode token = decoder->at(entry.key());
+      std::int64_t id = -1;
+      const auto [end, error] = std::from_chars(entry.key().data(), entry.key().data() + entry.key().size(), id);
+      if (error != std::errc() || *end != '\0' || id < 0 || id > kMaxTokenId) token.fail("its key is no token id");
+      options.added[static_cast<std::int32_t>(id)] = {token.at("content").text(), token.flag_or("special", false)};
+    }
+  });
+  return options;
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> Tokenizer::load(const std::filesystem::path& model_folder) {
+  if (const auto file = model_folder / "tokenizer.json"; std::filesystem::exists(file))
+    return JsonTokenizer::read(file, {.special_everywhere = true});
+  if (const auto file = model_folder / "tokenizer.model"; std::filesystem::exists(file))
+    return read_model_file(file, read_options(model_folder));
+  throw DataError(fmt::format("{}: has neither tokenizer.json nor tokenizer.model", model_folder.string()));
+}
+
+std::unique_ptr<Tokenizer> Tokenizer::load_file(const std::filesystem::path& file) {
+  if (file.extension() == ".json") return JsonTokenizer::read(file);
+  return read_model_file(file, {});
 }
 
 std::vector<Encoding> Tokenizer::encode_batch(std::span<const std::string_view> texts, bool add_special_tokens) const {

@@ -54,12 +54,13 @@ void adapter(const std::string& in, const std::string& out, const std::string& l
   std::ifstream file(linears_file);
   for (Shape shape(2); file >> name >> shape[0] >> shape[1]; head = name) linears[name] = shape;
   const LoraAdapter loaded = load_lora_adapter(in);
-  check_lora_adapter(loaded, linears, head);
+  check_lora_adapter(loaded, linears, {head});
   for (const LoraMatrices& matrices : loaded.matrices) {
     std::cout << fmt::format("{} {} {}\n", matrices.module, lora_rank(loaded.config, matrices.module),
                              lora_scale(loaded.config, matrices.module));
   }
-  save_lora_adapter(out, loaded.config, loaded.matrices, AdapterRecord{"nf4", true, "float32", "config", "weights"});
+  save_lora_adapter(out, loaded.config, loaded.matrices, loaded.saved,
+                    AdapterRecord{"nf4", true, "float32", "config", "weights"});
 }
 
 }  // namespace

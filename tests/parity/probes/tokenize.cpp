@@ -78,7 +78,8 @@ void time_files(const qlora::Tokenizer& tokenizer, int count, char** files) {
 
 int main(int argc, char** argv) {
   try {
-    const auto tokenizer = qlora::Tokenizer::load_file(argv[1]);
+    const auto tokenizer =
+        std::filesystem::is_directory(argv[1]) ? qlora::Tokenizer::load(argv[1]) : qlora::Tokenizer::load_file(argv[1]);
     if (argc > 3 && std::string(argv[2]) == "--time") {
       time_files(*tokenizer, argc - 3, argv + 3);
       return 0;

@@ -52,7 +52,7 @@ TEST(LoraConfigTest, PatternsChooseRankAndScaleByTheEndOfTheName) {
 }
 
 TEST(LoraConfigTest, TargetsAsPeftMatchesThem) {
-  const auto targets = [](const LoraConfig& config) { return lora_targets(config, kLinears, "lm_head"); };
+  const auto targets = [](const LoraConfig& config) { return lora_targets(config, kLinears, {"lm_head"}); };
   EXPECT_THAT(targets(with_targets(R"("all-linear")")),
               ElementsAre(kLinears[0], kLinears[1], kLinears[2], kLinears[3]));
   EXPECT_THAT(targets(with_targets(R"(["q_proj"])")), ElementsAre(kLinears[0], kLinears[2]));
@@ -68,11 +68,19 @@ TEST(LoraConfigTest, TargetsAsPeftMatchesThem) {
   EXPECT_THAT(expand_all_linear(kLinears, "lm_head"), ElementsAre("q_proj", "up_proj"));
 }
 
+TEST(LoraConfigTest, ModulesToSaveCarryNoAdapter) {
+  const LoraConfig config =
+      with_targets(R"(["q_proj", "lm_head"])", R"(, "modules_to_save": ["lm_head", "0.self_attn.q_proj"])");
+  EXPECT_THAT(lora_targets(config, kLinears, {"lm_head"}), ElementsAre(kLinears[2]));
+  EXPECT_TRUE(saves_module(config, "lm_head"));
+  EXPECT_FALSE(saves_module(config, "lm_head.more"));
+}
+
 TEST(LoraConfigTest, RefusesFeaturesByName) {
   for (const std::string feature :
-       {R"("use_dora": true)", R"("modules_to_save": ["lm_head"])", R"("bias": "all")", R"("lora_bias": true)",
-        R"("fan_in_fan_out": true)", R"("layer_replication": [[0, 4]])", R"("init_lora_weights": "pissa_niter_4")",
-        R"("target_parameters": ["x"])", R"("trainable_token_indices": [1])", R"("use_qalora": true)"}) {
+       {R"("bias": "all")", R"("lora_bias": true)", R"("fan_in_fan_out": true)", R"("layer_replication": [[0, 4]])",
+        R"("init_lora_weights": "pissa_niter_4")", R"("target_parameters": ["x"])", R"("trainable_token_indices": [1])",
+        R"("use_qalora": true)"}) {
     try {
       with_targets(R"(["q_proj"])", ", " + feature);
       ADD_FAILURE() << feature;
@@ -94,7 +102,7 @@ TEST(LoraConfigTest, RefusesWrongValuesByKey) {
   EXPECT_THROW(parse(R"({"peft_type": "LORA"})"), DataError);
   EXPECT_THROW(parse(R"({"r": 8})"), DataError);
   EXPECT_THROW(parse("[]"), DataError);
-  EXPECT_THROW(lora_targets(with_targets(R"("(")"), kLinears, "lm_head"), DataError);
+  EXPECT_THROW(lora_targets(with_targets(R"("(")"), kLinears, {"lm_head"}), DataError);
 }
 
 TEST(LoraConfigTest, UnknownKeysWarnAndStay) {
@@ -154,7 +162,7 @@ TEST_F(LoraAdapterTest, ComesBackAsItWasSaved) {
   const AdapterRecord record{"nf4", true, "float32", "c0", "w0"};
   LoraConfig all = config_;
   all.target_modules = {};
-  save_lora_adapter(folder_ / "new" / "deep", all, first.matrices, record);
+  save_lora_adapter(folder_ / "new" / "deep", all, first.matrices, {}, record);
   const LoraAdapter second = load_lora_adapter(folder_ / "new" / "deep");
   ASSERT_EQ(second.matrices.size(), 1U);
   EXPECT_EQ(second.matrices[0].module, "model.layers.0.self_attn.q_proj");
@@ -183,7 +191,7 @@ TEST_F(LoraAdapterTest, RefusesHalvesAndWrongShapes) {
   put("model.layers.1.self_attn.q_proj.lora_B.weight", {3, 2}, ElementType::kI32);
   expect_refused("not F32");
   tensors_.clear();
-  expect_refused("no tensor");
+  expect_refused("no adapter");
 }
 
 TEST_F(LoraAdapterTest, RefusesValuesThatAreNotFinite) {
@@ -191,15 +199,52 @@ TEST_F(LoraAdapterTest, RefusesValuesThatAreNotFinite) {
   expect_refused("row 1, column 1 is NaN");
 }
 
-TEST_F(LoraAdapterTest, RefusesTensorsOfOtherFeatures) {
+TEST_F(LoraAdapterTest, ReadsEmbeddingsMagnitudesAndSavedModulesAndWritesThemAgain) {
+  config_.use_dora = true;
+  config_.modules_to_save = {"lm_head", "norm"};
   put("model.layers.0.self_attn.q_proj.lora_magnitude_vector", {3});
-  expect_refused<UsageError>("DoRA");
-  tensors_.erase(std::prev(tensors_.end()));
-  put("model.embed_tokens.lora_embedding_A", {2, 4});
-  expect_refused<UsageError>("embeddings");
+  put("lm_head.weight", {5, 4});
+  put("model.norm.weight", {4});
+  save_lora_adapter(folder_ / "again", config_, load().matrices, load().saved, {});
+  const LoraAdapter dora = load_lora_adapter(folder_ / "again");
+  ASSERT_TRUE(dora.matrices.at(0).magnitude.has_value());
+  EXPECT_EQ(dora.matrices[0].magnitude->shape, (Shape{3}));
+  EXPECT_TRUE(dora.config.use_dora);
+  EXPECT_THAT(dora.config.modules_to_save, ElementsAre("lm_head", "norm"));
+  ASSERT_EQ(dora.saved.size(), 2U);
+  EXPECT_EQ(dora.saved[0].name, "lm_head.weight");
+  EXPECT_EQ(dora.saved[1].values.shape, (Shape{4}));
+
+  config_.use_dora = false;
+  config_.target_modules.names = {"embed_tokens"};
+  config_.modules_to_save.clear();
   tensors_.clear();
+  put("model.embed_tokens.lora_embedding_A", {2, 7});
+  put("model.embed_tokens.lora_embedding_B", {3, 2});
+  put("model.embed_tokens.base_layer.weight", {7, 3});  // PEFT's copy of the base
+  save_lora_adapter(folder_ / "table", config_, load().matrices, {}, {});
+  const LoraAdapter table = load_lora_adapter(folder_ / "table");
+  EXPECT_TRUE(table.matrices.at(0).embedding);
+  EXPECT_TRUE(table.file->contains("base_model.model.model.embed_tokens.lora_embedding_B"));
+  const std::string name = "model.embed_tokens";
+  EXPECT_NO_THROW(check_lora_adapter(table, {{name, {7, 3}}}, {name}));
+  EXPECT_THROW(check_lora_adapter(table, {{name, {3, 7}}}, {name}), DataError);
+}
+
+TEST_F(LoraAdapterTest, RefusesTensorsThatItsConfigDoesNotName) {
+  put("model.layers.0.self_attn.q_proj.lora_magnitude_vector", {3});
+  expect_refused("does not say use_dora");
+  config_.use_dora = true;
+  put("model.layers.0.self_attn.q_proj.lora_magnitude_vector", {2});
+  expect_refused("lora_B has 3 rows");
+  tensors_.erase("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector");
+  expect_refused("it is missing, though adapter_config.json says use_dora");
+  config_.use_dora = false;
   put("lm_head.weight", {2, 4});
-  expect_refused<UsageError>("saved whole");
+  expect_refused("modules_to_save does not name it");
+  tensors_.clear();
+  put("model.layers.0.self_attn.q_proj.lora_B.bias", {3});
+  expect_refused<UsageError>("biases on B");
   tensors_.clear();
   tensors_["x.lora_A.weight"] = {ElementType::kF32, {2}, std::as_bytes(std::span(values_)).first(8)};
   expect_refused("does not begin with");
@@ -221,11 +266,12 @@ TEST_F(LoraAdapterTest, RefusesMissingAndPickledFiles) {
 TEST_F(LoraAdapterTest, MustFitItsBase) {
   const LoraAdapter adapter = load();
   const std::string module = "model.layers.0.self_attn.q_proj";
-  EXPECT_NO_THROW(check_lora_adapter(adapter, {{module, {3, 4}}}, "lm_head"));
-  EXPECT_THROW(check_lora_adapter(adapter, {{module, {4, 4}}}, "lm_head"), DataError);
-  EXPECT_THROW(check_lora_adapter(adapter, {{"other", {3, 4}}}, "lm_head"), DataError);
-  EXPECT_THROW(check_lora_adapter(adapter, {{module, {3, 4}}, {"model.layers.1.self_attn.q_proj", {3, 4}}}, "lm_head"),
-               DataError);  // targeted, but not in the adapter
+  EXPECT_NO_THROW(check_lora_adapter(adapter, {{module, {3, 4}}}, {"lm_head"}));
+  EXPECT_THROW(check_lora_adapter(adapter, {{module, {4, 4}}}, {"lm_head"}), DataError);
+  EXPECT_THROW(check_lora_adapter(adapter, {{"other", {3, 4}}}, {"lm_head"}), DataError);
+  EXPECT_THROW(
+      check_lora_adapter(adapter, {{module, {3, 4}}, {"model.layers.1.self_attn.q_proj", {3, 4}}}, {"lm_head"}),
+      DataError);  // targeted, but not in the adapter
 }
 
 }  // namespace

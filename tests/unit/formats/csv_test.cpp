@@ -43,5 +43,17 @@ TEST(Csv, AQuoteThatStaysOpenIsNamed) {
   EXPECT_THROW(read_csv(folder.path() / "absent.csv"), DataError);
 }
 
+TEST(Csv, WhatIsWrittenIsReadBack) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "a.csv";
+  const std::vector<std::string> fields = {"plain", "", " a ", "one, two", "say \"x\"", "two\nlines\r\n", "\"", "last"};
+  EXPECT_EQ(csv_line({"a", "b c", "d,e"}), "a,b c,\"d,e\"\r\n");
+  std::ofstream(path, std::ios::binary) << csv_line(fields) << csv_line({"x"});
+  const auto records = read_csv(path);
+  ASSERT_EQ(records.size(), 2u);
+  EXPECT_EQ(records[0].fields, fields);
+  EXPECT_THAT(records[1].fields, ElementsAre("x"));
+}
+
 }  // namespace
 }  // namespace qlora

@@ -46,6 +46,27 @@ TEST(ModelConfig, OfAnUnknownTypeListsWhatIsKnown) {
   EXPECT_EQ(text.find('\n'), std::string::npos);
 }
 
+TEST(ModelConfig, KnowsAStoredQuantization) {
+  const auto with = [](const Json& quantization) { return Json{{"quantization_config", quantization}}; };
+  EXPECT_FALSE(parse("llama", with(nullptr)).stored_nf4);
+  EXPECT_FALSE(parse("llama", with({{"load_in_4bit", false}})).stored_nf4);
+  const ModelConfig config = parse("llama", with({{"quant_method", "bitsandbytes"},
+                                                  {"load_in_4bit", true},
+                                                  {"bnb_4bit_quant_type", "nf4"},
+                                                  {"bnb_4bit_use_double_quant", true},
+                                                  {"llm_int8_skip_modules", {"lm_head", "model.layers.0"}}}));
+  ASSERT_TRUE(config.stored_nf4);
+  EXPECT_TRUE(config.stored_nf4->nested);
+  EXPECT_THAT(config.stored_nf4->dense, testing::ElementsAre("lm_head", "model.layers.0"));
+  EXPECT_FALSE(
+      parse("llama", with({{"load_in_4bit", true}, {"bnb_4bit_quant_type", "nf4"}})).stored_nf4.value().nested);
+  EXPECT_THAT(refusal<UsageError>("llama", with({{"load_in_4bit", true}})),
+              HasSubstr("config.json: quantization_config: weights quantized to 'fp4' are not supported"));
+  EXPECT_THAT(refusal<UsageError>("llama", with({{"load_in_8bit", true}})), HasSubstr("to int8 (LLM.int8)"));
+  EXPECT_THAT(refusal<UsageError>("llama", with({{"quant_method", "gptq"}, {"bits", 4}})), HasSubstr("by 'gptq'"));
+  EXPECT_THAT(refusal<DataError>("llama", with("nf4")), HasSubstr("'quantization_config' must be an object"));
+}
+
 TEST(ModelConfig, RefusesInWordsThatNameTheField) {
   EXPECT_THAT(refusal<DataError>("llama", {{"attention_bias", "yes"}}),
               HasSubstr("config.json: 'attention_bias' must be true or false, is \"yes\""));

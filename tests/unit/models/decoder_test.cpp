@@ -2,6 +2,7 @@
 #include "qlora/models/decoder.h"
 
 #include <map>
+#include <set>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -65,6 +66,11 @@ class Reference {
 
   at::Tensor row_loss(const at::Tensor& ids, const at::Tensor& labelled) {
     at::Tensor x = w_.at("model.embed_tokens.weight").index_select(0, ids);
+    for (const AdapterPlace& a : adapters_) {
+      if (!a.embedding) continue;
+      x = x + a.settings.scale * at::matmul(w_.at(a.linear + ".lora_embedding_A").index_select(1, ids).t(),
+                                            w_.at(a.linear + ".lora_embedding_B").t());
+    }
     for (std::int64_t i = 0; i < c_.layers; ++i) {
       const std::string layer = "model.layers." + std::to_string(i) + ".";
       x = x + linear(layer + "self_attn.o_proj", attention(layer, norm(x, layer + "input_layernorm")));
@@ -73,8 +79,8 @@ class Reference {
                      at::silu(linear(layer + "mlp.gate_proj", n)) * linear(layer + "mlp.up_proj", n));
     }
     x = norm(x, "model.norm");
-    const at::Tensor head = w_.at(c_.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
-    const at::Tensor log_p = at::log_softmax(at::matmul(x.index_select(0, labelled), head.t()), -1);
+    if (!w_.contains("lm_head.weight")) w_["lm_head.weight"] = w_.at("model.embed_tokens.weight");
+    const at::Tensor log_p = at::log_softmax(linear("lm_head", x.index_select(0, labelled)), -1);
     return -log_p.gather(1, ids.index_select(0, labelled + 1).unsqueeze(1)).sum();
   }
 
@@ -83,14 +89,14 @@ class Reference {
     return x * (x.square().mean(-1, true) + c_.norm_epsilon).rsqrt() * w_.at(name + ".weight");
   }
   at::Tensor linear(const std::string& name, const at::Tensor& x) {
-    at::Tensor y = at::matmul(x, w_.at(name + ".weight").t());
-    if (w_.contains(name + ".bias")) y = y + w_.at(name + ".bias");
+    at::Tensor w = w_.at(name + ".weight");
     for (const AdapterPlace& a : adapters_) {
       if (a.linear != name) continue;
-      y = y + a.settings.scale *
-                  at::matmul(at::matmul(x, w_.at(name + ".lora_A.weight").t()), w_.at(name + ".lora_B.weight").t());
+      w = w + a.settings.scale * at::matmul(w_.at(name + ".lora_B.weight"), w_.at(name + ".lora_A.weight"));
+      if (a.settings.dora) w = w * (w_.at(name + ".lora_magnitude_vector") / w.norm(2, {1}).detach()).unsqueeze(1);
     }
-    return y;
+    const at::Tensor y = at::matmul(x, w.t());
+    return w_.contains(name + ".bias") ? y + w_.at(name + ".bias") : y;
   }
   at::Tensor frequencies() {
     at::Tensor f =
@@ -126,6 +132,9 @@ struct Case {
   std::string name, type;
   bool full, tied;
   RopeScaling::Kind scaling = RopeScaling::Kind::kNone;
+  std::set<std::string> whole = {};  // modules_to_save
+  bool apart = false;                // adapters on embedding and head, too
+  bool dora = false;
 };
 
 class DecoderGradients : public testing::TestWithParam<Case> {
@@ -136,8 +145,10 @@ class DecoderGradients : public testing::TestWithParam<Case> {
     plan.full = GetParam().full;
     plan.lora = [](const std::string& linear) -> std::optional<LoraSettings> {
       if (linear.ends_with("k_proj")) return std::nullopt;  // a gap between the adapters of one projection
-      return LoraSettings{linear.ends_with("v_proj") ? 2 : 3, 1.5, 0.0};
+      if (!linear.ends_with("_proj") && !GetParam().apart) return std::nullopt;
+      return LoraSettings{linear.ends_with("v_proj") ? 2 : 3, 1.5, 0.0, GetParam().dora};
     };
+    plan.whole = [](const std::string& module) { return GetParam().whole.contains(module); };
     decoder_ = std::make_unique<Decoder>(config_, store_, plan);
     at::manual_seed(7);
     for (const std::string& name : decoder_->missing()) fill(name);
@@ -150,9 +161,8 @@ class DecoderGradients : public testing::TestWithParam<Case> {
   }
 
   void fill(const std::string& name) {
-    const Shape shape = GetParam().full
-                            ? decoder_->parameters().infos()[std::size_t(*decoder_->parameters().find(name))].shape
-                            : store_->member(name).shape;
+    const auto id = decoder_->parameters().find(name);
+    const Shape shape = id ? decoder_->parameters().infos()[std::size_t(*id)].shape : store_->member(name).shape;
     at::Tensor value = at::randn(shape, at::kDouble) * 0.4;
     if (name.find("norm") != std::string::npos) value = value + 1.0;
     decoder_->put(name, value);
@@ -246,7 +256,17 @@ TEST_P(EveryDecoder, KeepsRowsApart) {
 const auto kPlain =
     testing::Values(Case{"qwen2_lora", "qwen2", false, true}, Case{"qwen2_full_tied", "qwen2", true, true},
                     Case{"llama_lora", "llama", false, false}, Case{"llama_full", "llama", true, false},
-                    Case{"llama_linear_rope", "llama", false, true, RopeScaling::Kind::kLinear});
+                    Case{"llama_linear_rope", "llama", false, true, RopeScaling::Kind::kLinear},
+                    Case{"llama_apart", "llama", false, false, RopeScaling::Kind::kNone, {"model.norm"}, true},
+                    Case{"qwen2_tied_apart", "qwen2", false, true, RopeScaling::Kind::kNone, {}, true},
+                    Case{"llama_whole",
+                         "llama",
+                         false,
+                         false,
+                         RopeScaling::Kind::kNone,
+                         {"model.embed_tokens", "lm_head", "model.layers.1.input_layernorm"}},
+                    Case{"qwen2_tied_head_whole", "qwen2", false, true, RopeScaling::Kind::kNone, {"lm_head"}},
+                    Case{"qwen2_dora", "qwen2", false, true, RopeScaling::Kind::kNone, {}, false, true});
 
 std::vector<Case> other_architectures() {
   std::vector<Case> cases;

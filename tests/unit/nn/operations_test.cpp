@@ -184,12 +184,64 @@ TEST_F(Operations, Residual) {
 }
 
 TEST_F(Operations, EmbeddingWithScale) {
-  Embedding embedding(parameter("table", {9, 6}), 6, at::kDouble, 2.5);
+  Embedding embedding({parameter("table", {9, 6}), 6, 2.5, {}}, parameters_, at::kDouble);
   fill_parameters();
   Batch batch = batch_of({5, 2});
   batch.ids = at::arange(batch.positions.size(0), at::kLong).remainder(9);
   expect_equal(embedding, batch, {},
                [&](const Tensors&, const Tensors& p) { return 2.5 * p[0].index_select(0, batch.ids); });
+}
+
+TEST_F(Operations, EmbeddingWithAdapter) {
+  Embedding::Spec spec{parameter("table", {9, 6}), 6, 2.5, LoraSegment{}};
+  spec.adapter->rank = 2;
+  spec.adapter->scale = 1.5;
+  spec.adapter->a = parameters_.add("a", {2, 9}, true);
+  spec.adapter->b = parameters_.add("b", {6, 2}, true);
+  fill_parameters();
+  Embedding embedding(spec, parameters_, at::kDouble);
+  Batch batch = batch_of({5, 2});
+  batch.ids = at::arange(batch.positions.size(0), at::kLong).remainder(4);  // some twice
+  expect_equal(embedding, batch, {}, [&](const Tensors&, const Tensors& p) {
+    const at::Tensor delta = at::matmul(p[2], p[1]).index_select(1, batch.ids).t();
+    return 2.5 * (p[0].index_select(0, batch.ids) + 1.5 * delta);
+  });
+}
+
+// u * alpha / sqrt(length * columns), u of each token's place alone, in training alone.
+TEST_F(Operations, EmbeddingWithNoise) {
+  Embedding::Spec spec{parameter("table", {9, 6}), 6, 1.0, {}, /*noise=*/3.0, /*seed=*/5};
+  fill_parameters();
+  Embedding embedding(spec, parameters_, at::kDouble);
+  const auto noise_of = [&](const std::vector<std::int64_t>& lengths, std::vector<std::int64_t> keys,
+                            std::uint64_t step, bool training) {
+    Batch batch = batch_of(lengths);
+    batch.ids = at::zeros_like(batch.positions);
+    batch.row_keys = std::move(keys);
+    batch.step = step;
+    batch.training = training;
+    OperationViews v;
+    v.out = at::empty({batch.positions.size(0), 6}, at::kDouble);
+    for (const BufferSpec& b : embedding.plan({batch.positions.size(0), 0}).buffers)
+      v.buffers.push_back(at::empty(b.shape, b.dtype));
+    embedding.forward(batch, v);
+    return v.out - parameters_.value(0)[0];
+  };
+  const at::Tensor both = noise_of({40, 90}, {0, 1}, 7, true);
+  EXPECT_EQ(noise_of({40, 90}, {0, 1}, 7, false).abs().max().item<double>(), 0.0);
+  EXPECT_TRUE(both.narrow(0, 0, 40).equal(noise_of({40}, {0}, 7, true).narrow(0, 0, 40)));
+  EXPECT_TRUE(both.narrow(0, 40, 90).equal(noise_of({90}, {1}, 7, true).narrow(0, 0, 90)));
+  EXPECT_FALSE(both.equal(noise_of({40, 90}, {0, 1}, 8, true)));
+  EXPECT_FALSE(both.equal(noise_of({40, 90}, {2, 1}, 7, true)));
+  EXPECT_EQ(both.narrow(0, 130, kTail).abs().max().item<double>(), 0.0);
+  for (const auto& [begin, length] : {std::pair<std::int64_t, std::int64_t>{0, 40}, {40, 90}}) {
+    const double reach = 3.0 / std::sqrt(6.0 * double(length));
+    const at::Tensor noise = both.narrow(0, begin, length) / reach;
+    EXPECT_LE(noise.abs().max().item<double>(), 1.0);
+    EXPECT_GT(noise.abs().max().item<double>(), 0.97);
+    EXPECT_NEAR(noise.mean().item<double>(), 0.0, 0.1);
+    EXPECT_NEAR(noise.square().mean().item<double>(), 1.0 / 3.0, 0.05);
+  }
 }
 
 // --- what mixes tokens -----------------------------------------------------------------------------------------------
@@ -383,6 +435,7 @@ TEST_F(ShortConvolutions, ContinueFromTheCache) {
     parts.push_back(tail);
     batch.cache = &cache;
     batch.cache_slots = {0, 1, 2};
+    batch.slots = at::arange(3 + kTail, at::kLong).clamp_max_(cache.spare_slot());  // for steps of decoding
     const at::Tensor in = at::cat(parts);
     const OperationPlan plan = operation.plan({in.size(0), 0});
     OperationViews v;
@@ -407,8 +460,8 @@ TEST_F(Operations, LossHeadWithScaleAndSoftCap) {
   for (const double softcap : {0.0, 2.0}) {
     parameters_ = {};
     const RmsNorm norm(parameter("norm", {6}), 6, 1e-6, at::kDouble, 1.0);
-    LossHead loss(
-        std::make_shared<Head>(norm, parameter("head", {11, 6}), 11, at::kDouble, LogitTransform{0.4, softcap}));
+    LossHead loss(std::make_shared<Head>(norm, Head::Spec{parameter("head", {11, 6}), 11, LogitTransform{0.4, softcap}},
+                                         parameters_, at::kDouble));
     fill_parameters();
     Batch batch = batch_of({5, 3});
     batch.labelled = at::tensor({1, 2, 6}, at::kLong);

@@ -27,11 +27,13 @@ class Programs : public testing::Test {
       : plain_(std::move(plain)), store_(at::kCPU, at::kDouble, WeightPolicy{}) {
     at::manual_seed(5);
     blocks_.emplace_back().add(
-        std::make_shared<Embedding>(weight("embedding", {kVocabulary, kHidden}), kHidden, at::kDouble), {});
+        std::make_shared<Embedding>(Embedding::Spec{weight("embedding", {kVocabulary, kHidden}), kHidden, 1.0, {}},
+                                    parameters_, at::kDouble),
+        {});
     for (int i = 0; i < kLayers; ++i) add_layer("layer" + std::to_string(i) + ".");
     RmsNorm norm(weight("norm", {kHidden}), kHidden, 1e-6, at::kDouble);
-    const auto head =
-        std::make_shared<const Head>(norm, weight("head", {kVocabulary, kHidden}), kVocabulary, at::kDouble);
+    const auto head = std::make_shared<const Head>(
+        norm, Head::Spec{weight("head", {kVocabulary, kHidden}), kVocabulary}, parameters_, at::kDouble);
     blocks_.emplace_back().add(std::make_shared<LossHead>(head), {Block::kInput});
     parameters_.allocate(at::kCPU, at::kDouble);
     for (const ParameterInfo& info : parameters_.infos()) {

@@ -20,7 +20,7 @@ constexpr std::int64_t kIn = 10, kTokens = 16;
 struct Case {
   std::string name;
   std::vector<LoraSegment> adapters;  // begin, out, rank, scale, dropout, key
-  bool full = false, bias = false, residual = false, accumulate = false;
+  bool full = false, bias = false, residual = false, accumulate = false, dora = false;
 };
 
 class ProjectionGradients : public testing::TestWithParam<Case> {
@@ -41,6 +41,9 @@ class ProjectionGradients : public testing::TestWithParam<Case> {
     for (std::size_t i = 0; i < spec.adapters.size(); ++i) {
       LoraSegment& s = spec.adapters[i];
       s.b = parameters_.add(fmt::format("b{}", i), {s.out, s.rank}, true);
+    }
+    for (std::size_t i = 0; c.dora && i < spec.adapters.size(); ++i) {
+      spec.adapters[i].magnitude = parameters_.add(fmt::format("m{}", i), {spec.adapters[i].out}, true);
     }
     parameters_.allocate(at::kCPU, at::kDouble);
     parameters_.values().copy_(at::randn({parameters_.size()}, at::kDouble));
@@ -79,7 +82,8 @@ class ProjectionGradients : public testing::TestWithParam<Case> {
     return parameters_.value(*parameters_.find(name)).clone().set_requires_grad(true);
   }
 
-  // y = x W^T + bias + sum of scale * dropout(x) A^T B^T + residual, with masks taken from dropout of ones.
+  // y = x W^T + bias + sum of scale * dropout(x) A^T B^T + residual, with masks taken from dropout of ones; DoRA as in
+  // PEFT: y gains (m / n - 1) * dropout(x) W^T + m / n * that of the adapter, n = ||W + scale B A|| by rows, constant.
   at::Tensor formula(const at::Tensor& x, const at::Tensor& residual, std::map<std::string, at::Tensor>& leaves) {
     const Case& c = GetParam();
     const auto weight = [&](const std::string& name) {
@@ -94,7 +98,13 @@ class ProjectionGradients : public testing::TestWithParam<Case> {
       if (s.dropout > 0.0) apply_dropout(mask, mask, batch(), s.key, s.dropout);
       const at::Tensor a = leaves[fmt::format("a{}", i)] = parameter(fmt::format("a{}", i));
       const at::Tensor b = leaves[fmt::format("b{}", i)] = parameter(fmt::format("b{}", i));
-      const at::Tensor delta = s.scale * at::matmul(at::matmul(x * mask, a.t()), b.t());
+      at::Tensor delta = s.scale * at::matmul(at::matmul(x * mask, a.t()), b.t());
+      if (c.dora) {
+        const at::Tensor m = leaves[fmt::format("m{}", i)] = parameter(fmt::format("m{}", i));
+        const at::Tensor w = weight("w").narrow(0, s.begin, s.out);
+        const at::Tensor gain = m / (w + s.scale * at::matmul(b, a)).norm(2, {1}).detach();
+        delta = (gain - 1.0) * at::matmul(x * mask, w.t()) + gain * delta;
+      }
       y = y + at::constant_pad_nd(delta, {s.begin, y.size(1) - s.begin - s.out});
     }
     return c.residual ? y + residual : y;
@@ -166,6 +176,9 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"a_gap", {segment(0, 5, 2, 0.0, 0), segment(8, 4, 3, 0.0, 2)}, false, true, false, true},
         Case{"dropout_on_all", {segment(0, 5, 2, 0.3, 0), segment(5, 7, 4, 0.3, 1)}, false, false, true},
         Case{"dropout_on_one", {segment(0, 5, 2, 0.3, 0), segment(5, 7, 4, 0.0, 1)}, false, true, true, true},
+        Case{"dora", {segment(0, 12, 3, 0.0, 0)}, false, true, true, true, true},
+        Case{"dora_with_a_gap", {segment(0, 5, 2, 0.0, 0), segment(8, 4, 3, 0.0, 2)}, false, true, false, false, true},
+        Case{"dora_with_dropout", {segment(0, 5, 2, 0.3, 0), segment(7, 5, 4, 0.3, 1)}, false, true, true, true, true},
         Case{"full", {}, true, true, true}, Case{"full_no_bias", {}, true, false, false, true}),
     [](const auto& test) { return test.param.name; });
 

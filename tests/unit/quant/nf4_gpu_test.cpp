@@ -1,8 +1,10 @@
 // The NF4 kernels against the CPU's form, to the bit.
 #include <limits>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -205,6 +207,49 @@ TEST_F(Nf4Gpu, TheStoreHoldsCodesAndOneTensorAtATime) {
     }
   }
   EXPECT_TRUE(gpu.dequantized("up").equal(cpu.dequantized("up")));
+}
+
+// Against the product with the weights that dequantization gives, in float64.
+TEST_F(Nf4Gpu, MultipliesFewRowsAsDequantizedWeightsDo) {
+  at::manual_seed(5);
+  for (const bool nested : {true, false}) {
+    for (const at::ScalarType type : {at::kBFloat16, at::kHalf, at::kFloat}) {
+      for (const std::int64_t first : {16, 12}) {  // tiles of 16 rows for tensor cores, or not
+        WeightStore store(kGpu, type, {true, nested, 0});
+        const auto group =
+            store.add({{"q", {48, 1344}, true}, {"k", {first, 1344}, true}, {"v", {32 - first, 1344}, true}});
+        const auto odd = store.add({{"odd", {64, 100}, true}});
+        for (const char* name : {"q", "k", "v", "odd"})
+          store.put(name, at::randn(store.member(name).shape).mul(0.02).to(type));
+        const at::Tensor weights = store.materialize(group).to(at::kDouble);
+        for (std::int64_t rows = 1; rows <= 8; ++rows) {
+          const auto options = at::TensorOptions().device(kGpu);
+          const at::Tensor x = at::randn({rows, 1344}, options).to(type);
+          const at::Tensor addend = at::randn({rows, 80}, options).to(type);
+          const at::Tensor bias = at::randn({80}, options).to(type);
+          at::Tensor out = at::full({rows, 80}, std::nan(""), options).to(type);
+          const at::Tensor product = at::matmul(x.to(at::kDouble), weights.t());
+          const auto expect = [&](const at::Tensor& want, const char* what) {
+            const double distance = ((out.to(at::kDouble) - want).norm() / want.norm()).item<double>();
+            EXPECT_LE(distance, type == at::kFloat ? 1e-6 : 6e-3) << what << ", " << rows << " rows of " << type;
+          };
+          ASSERT_TRUE(store.multiply(group, x, {}, {}, out));
+          expect(product, "plain");
+          ASSERT_TRUE(store.multiply(group, x, addend, bias, out));
+          expect(product + addend.to(at::kDouble) + bias.to(at::kDouble), "with addend and bias");
+          out.copy_(addend);
+          ASSERT_TRUE(store.multiply(group, x, out, {}, out));
+          expect(product + addend.to(at::kDouble), "added to itself");
+        }
+        const at::Tensor none;
+        const at::Tensor nine = at::zeros({9, 1344}, at::TensorOptions().device(kGpu).dtype(type));
+        EXPECT_FALSE(store.multiply(group, nine, none, none, at::empty({9, 80}, nine.options())));
+        EXPECT_FALSE(
+            store.multiply(odd, nine.narrow(0, 0, 1).narrow(1, 0, 100), none, none, at::empty({1, 64}, nine.options())))
+            << "a row that begins within a block";
+      }
+    }
+  }
 }
 
 }  // namespace

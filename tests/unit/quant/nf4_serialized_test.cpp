@@ -62,6 +62,9 @@ TEST_F(Nf4SerializedTest, ComesBackAsItWas) {
   for (const bool nested : {false, true}) {
     store(nested);
     ASSERT_TRUE(nf4_is_serialized("x.weight", find()));
+    EXPECT_EQ(nf4_stored("x.weight", find()).shape, tensor_.shape);
+    EXPECT_EQ(nf4_stored("x.weight", find()).dtype, ElementType::kF32);
+    EXPECT_EQ(nf4_stored("x.weight", find()).nested, nested);
     const Nf4Tensor back = nf4_parse("x.weight", find());
     EXPECT_EQ(back.shape, tensor_.shape);
     EXPECT_EQ(back.dtype, ElementType::kF32);

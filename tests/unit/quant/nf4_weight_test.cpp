@@ -77,6 +77,28 @@ TEST(WeightStore, CachesWhatFitsAndGivesTheSameNumbers) {
   EXPECT_EQ(without.bytes(), with.bytes());
 }
 
+// What llm_int8_skip_modules names: the beginning of a name up to a dot, or its end.
+TEST(WeightStore, LeavesNamedMembersDenseAmongOthers) {
+  for (const char* dense : {"layers.1.k", "layers.1", "1.k", ".k"}) {
+    WeightStore store(at::kCPU, at::kFloat, {true, true, 0, {dense}});
+    store.add({{"layers.1.q.weight", {6, 64}, true}, {"layers.1.k.weight", {2, 64}, true}});
+    store.add({{"layers.10.q.weight", {5, 64}, true}});
+    const bool both = std::string(dense) == "layers.1";
+    EXPECT_EQ(store.member("layers.1.q.weight").quantize, !both) << dense;
+    EXPECT_FALSE(store.member("layers.1.k.weight").quantize) << dense;
+    EXPECT_TRUE(store.member("layers.10.q.weight").quantize) << dense;
+    store.put("layers.1.q.weight", waves({6, 64}));
+    store.put("layers.1.k.weight", waves({2, 64}, 0.5));
+    store.put("layers.10.q.weight", waves({5, 64}, 0.7));
+    const at::Tensor group = store.materialize(0);
+    EXPECT_TRUE(group.narrow(0, 6, 2).equal(waves({2, 64}, 0.5))) << dense;
+    EXPECT_EQ(group.narrow(0, 0, 6).equal(waves({6, 64})), both) << dense;
+    EXPECT_TRUE(store.dequantized("layers.1.k.weight").equal(waves({2, 64}, 0.5))) << dense;
+    EXPECT_TRUE(store.missing().empty());
+    EXPECT_EQ(store.bytes(), store.planned_bytes()) << dense;
+  }
+}
+
 TEST(WeightStore, PlansTheBytesThatItThenHolds) {
   const std::int64_t first = 8 * 64 * 2;
   for (const std::int64_t cache : {std::int64_t{0}, first, 4 * first}) {

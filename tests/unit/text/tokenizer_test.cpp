@@ -218,6 +218,21 @@ TEST_F(TokenizerTest, SpecialTokensFollowTransformersPrecedence) {
   EXPECT_EQ(load_special_tokens(folder_, *tokenizer).eos, "</s>");
 }
 
+// Llama 2's first tokenizer.json: "</s>" is normalized, and so found behind the prefix alone.
+TEST_F(TokenizerTest, InAModelsFolderSpecialTokensAreFoundEverywhere) {
+  nlohmann::json document = byte_level({});
+  document["added_tokens"] = {added(256, "</s>")};
+  document["added_tokens"][0]["normalized"] = true;
+  document["normalizer"] = {{"type", "Prepend"}, {"prepend", "_"}};
+  const auto file = write("tokenizer.json", document.dump());
+  const auto ids = [](const Tokenizer& tokenizer, const char* text) { return tokenizer.encode(text, false).ids; };
+  const auto alone = Tokenizer::load_file(file), in_folder = Tokenizer::load(folder_);
+  EXPECT_EQ(ids(*alone, "</s>"), ids(*in_folder, "</s>"));
+  EXPECT_EQ(ids(*alone, "a</s>").size(), 6U);
+  EXPECT_EQ(ids(*in_folder, "a</s>"), std::vector<std::int32_t>({'_', 'a', 256}));
+  EXPECT_EQ(ids(*in_folder, "a</s>b"), std::vector<std::int32_t>({'_', 'a', 256, 'b'}));
+}
+
 TEST_F(TokenizerTest, LoadChoosesByWhatTheFolderHolds) {
   EXPECT_THROW(Tokenizer::load(folder_), DataError);
   write("tokenizer.model", "IQ== 0\nIg== 1\n");

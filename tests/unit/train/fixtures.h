@@ -16,10 +16,16 @@
 
 namespace qlora::testing {
 
-// With adapters of rank 2 on all linears, A random and B zero. Weights are `scale` times normal.
-inline std::unique_ptr<Decoder> tiny_decoder(double dropout = 0.0, double scale = 0.3) {
+// With adapters of rank 2 on all linears, A random and B zero. Weights are `scale` times normal. `all`: with DoRA, with
+// adapters on embedding and head, a norm that is trained, and noise on the embeddings.
+inline std::unique_ptr<Decoder> tiny_decoder(double dropout = 0.0, double scale = 0.3, bool all = false) {
   TrainingPlan plan;
-  plan.lora = [dropout](const std::string&) { return LoraSettings{2, 2.0, dropout}; };
+  plan.lora = [dropout, all](const std::string& module) -> std::optional<LoraSettings> {
+    const bool linear = module.ends_with("_proj");
+    return linear || all ? std::optional(LoraSettings{2, 2.0, dropout, linear && all}) : std::nullopt;
+  };
+  plan.whole = [all](const std::string& module) { return all && module == "model.norm"; };
+  plan.embedding_noise = all ? 5.0 : 0.0;
   plan.seed = 1;
   auto store = std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{});
   ModelConfig config = tiny_config();
@@ -27,7 +33,7 @@ inline std::unique_ptr<Decoder> tiny_decoder(double dropout = 0.0, double scale 
   auto decoder = std::make_unique<Decoder>(config, store, plan);
   std::int64_t salt = 0;
   for (const std::string& name : decoder->missing()) {
-    const Shape& shape = store->member(name).shape;
+    const Shape& shape = store->has(name) ? store->member(name).shape : Shape{config.hidden};
     at::Tensor values = at::ones(shape);
     for (std::int64_t i = 0; shape.size() > 1 && i < values.numel(); ++i) {
       values.data_ptr<float>()[i] = static_cast<float>(scale * std::sin(static_cast<double>(++salt) * 12.9898));

@@ -29,7 +29,9 @@ ModelConfig small_config() {
 // Weights of a fixed seed; B of the adapters is not zero, so that every gradient is there.
 std::unique_ptr<Decoder> decoder_on(at::Device device, Dtype dtype, double dropout) {
   TrainingPlan plan;
-  plan.lora = [dropout](const std::string&) { return LoraSettings{8, 2.0, dropout}; };
+  plan.lora = [dropout](const std::string& module) {
+    return module.ends_with("_proj") ? std::optional(LoraSettings{8, 2.0, dropout}) : std::nullopt;
+  };
   plan.seed = 11;
   auto decoder = std::make_unique<Decoder>(
       small_config(), std::make_shared<WeightStore>(device, dtype, WeightPolicy{/*quantize=*/true}), plan);

@@ -52,8 +52,9 @@ class AddedTokens {
  public:
   AddedTokens() = default;
   // Ids are what Hugging Face's tokenizers give: the model's where it has the content, else the next free one.
-  // DataError where the file says another.
-  AddedTokens(const JsonNode& list, const TokenModel& model, const Normalizer* normalizer);
+  // DataError where the file says another. special_everywhere: special tokens are found as they are written, too, where
+  // normalization makes something else of them (Llama 2's "</s>", which else is found behind a space alone).
+  AddedTokens(const JsonNode& list, const TokenModel& model, const Normalizer* normalizer, bool special_everywhere);
 
   // Cuts a raw text at tokens that are matched before normalization, then `text` at those matched after it.
   void cut_raw(std::string_view text, std::vector<TextPiece>& out) const { cut(raw_, text, out); }

@@ -19,8 +19,13 @@ namespace qlora {
 
 class JsonTokenizer final : public Tokenizer {
  public:
-  // raw_bytes: let a byte-level model read bytes instead of their printable characters, where it can (the same ids).
-  static std::unique_ptr<JsonTokenizer> read(const std::filesystem::path& file, bool raw_bytes = true);
+  struct Options {
+    bool special_everywhere = false;  // see AddedTokens
+    bool raw_bytes =
+        true;  // a byte-level model reads bytes, not their printable characters, where it can: the same ids
+  };
+  static std::unique_ptr<JsonTokenizer> read(const std::filesystem::path& file, Options options);
+  static std::unique_ptr<JsonTokenizer> read(const std::filesystem::path& file) { return read(file, Options()); }
 
   Encoding encode(std::string_view text, bool add_special_tokens) const override;
   std::string decode(std::span<const std::int32_t> ids, bool skip_special_tokens) const override;
@@ -40,7 +45,7 @@ class JsonTokenizer final : public Tokenizer {
   };
   class Borrowed;
 
-  void read_parts(const JsonNode& root, bool raw_bytes);
+  void read_parts(const JsonNode& root, Options options);
   void check_frame(const JsonNode& root) const;
   void fill_decoded();
   void encode_section(AlignedText section, TokenModel::Scratch& scratch, Encoding& out) const;
