@@ -5,6 +5,7 @@
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/hub_name.h"
+#include "qlora/core/json_edit.h"
 #include "qlora/core/log.h"
 #include "qlora/formats/mapped_file.h"
 #include "qlora/hub/repository.h"
@@ -132,21 +133,15 @@ void copy_tokenizer(const fs::path& from, const fs::path& to, const ChatFormat& 
                            "vocab.json", "merges.txt"}) {
     if (fs::exists(from / name)) write_file_atomically(to / name, MappedFile(from / name).text());
   }
-  const auto settings = [&](const char* name) {
-    return fs::exists(from / name) ? read_json(from / name) : Json::object();
+  const auto copy_with = [&](const char* name, const char* key, const Json& value) {
+    const bool exists = fs::exists(from / name);
+    if (!exists && value.is_null()) return;
+    const std::string text(exists ? MappedFile(from / name).text() : "{}\n");
+    write_file_atomically(to / name, value.is_null() ? text : with_member(text, key, value, (from / name).string()));
   };
-  const auto write = [&](const char* name, const Json& json) {
-    if (!json.empty()) write_file_atomically(to / name, json.dump(2) + "\n");
-  };
-  Json tokenizer = settings("tokenizer_config.json");
-  if (format.chat_template) {
-    write_file_atomically(to / "chat_template.jinja", *format.chat_template);
-    tokenizer["chat_template"] = *format.chat_template;
-  }
-  write("tokenizer_config.json", tokenizer);
-  Json generation = settings("generation_config.json");
-  if (!format.stop_ids.empty()) generation["eos_token_id"] = format.stop_ids;
-  write("generation_config.json", generation);
+  if (format.chat_template) write_file_atomically(to / "chat_template.jinja", *format.chat_template);
+  copy_with("tokenizer_config.json", "chat_template", format.chat_template ? Json(*format.chat_template) : Json());
+  copy_with("generation_config.json", "eos_token_id", format.stop_ids.empty() ? Json() : Json(format.stop_ids));
 }
 
 }  // namespace qlora

@@ -54,8 +54,12 @@ std::string last_answer(const Example& example) {
   if (example.kind != Example::Kind::kChat) return example.answer;
   if (example.messages.empty() || example.messages.back().value("role", "") != "assistant") return "";
   const Json content = example.messages.back().value("content", Json());  // none where a turn only calls tools
-  if (content.is_null()) return "";
-  return content.is_string() ? content.get<std::string>() : content.dump();
+  if (!content.is_array()) return content.is_string() ? content.get<std::string>() : "";
+  std::string text;
+  for (const Json& part : content) {
+    if (part.contains("text") && part["text"].is_string()) text += part["text"].get<std::string>();
+  }
+  return text;
 }
 
 template <class T>

@@ -48,7 +48,6 @@ at::ScalarType output_dtype(MergeDtype dtype, at::ScalarType base) {
 constexpr const char* kRecord = "merge.json";
 
 std::vector<Source> load_sources(const MergeOptions& options) {
-  if (options.adapter.empty()) throw UsageError("adapter: name the adapter to merge");
   std::vector<Source> sources;
   for (const WeightedAdapter& a : options.adapter) sources.push_back({load_lora_adapter(a.path), a.path, a.weight});
   return sources;
@@ -361,8 +360,6 @@ class MergeRun {
 
 int run_merge(const MergeJob& job) {
   watch_signals();
-  if (job.common.output_dir.empty() && !job.common.dry_run)
-    throw UsageError("output_dir: name the folder that the merged model goes to");
   const fs::path model = model_folder_of(job.model);
   const ModelConfig config = read_model_config(model);
   std::vector<Source> sources = load_sources(job.merge);

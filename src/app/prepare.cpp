@@ -71,9 +71,6 @@ void print_result(const PreparedData& data, const CommonOptions& common, bool wr
 
 int run_prepare(const PrepareJob& job) {
   watch_signals();
-  if (!job.preview && !job.common.dry_run && job.common.output_dir.empty()) {
-    throw UsageError("output_dir: name the folder that the prepared set goes to (or ask for --preview or --dry-run)");
-  }
   require_folder(job.common.output_dir);
   const auto seed = static_cast<std::uint64_t>(job.common.seed);
   const fs::path model = model_folder_of(job.model);

@@ -339,7 +339,6 @@ int show_plan(const TrainJob& job, const fs::path& model, const AdapterStart& st
 
 int run_train(const TrainJob& given) {
   watch_signals();
-  if (given.common.output_dir.empty()) throw UsageError("output_dir: name the folder that the adapter goes to");
   if (given.train.deterministic) use_deterministic_kernels();
   TrainJob job = given;
   const fs::path model = model_folder_of(job.model);

@@ -55,7 +55,7 @@ void declare_prompts(Schema<DataOptions>& schema) {
              "The user's message with any {column} of the row; {schema} for the format spider.");
   schema
       .key("prompt_style", &D::prompt_style,
-           "Spider: database name and question; with CREATE TABLE text; or Input / Context / Response.")
+           "Spider: database name and question; with CREATE TABLE text; or an instruction, Input, Context, Response.")
       .choices(
           {{"question", PromptStyle::kQuestion}, {"schema", PromptStyle::kSchema}, {"context", PromptStyle::kContext}});
   schema.key("tables", &D::tables, "Spider: tables.json, the schemas of the databases.");

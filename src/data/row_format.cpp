@@ -41,18 +41,13 @@ void read_common_columns(const Json& row, Example& example) {
   example.chat_template_kwargs = *arguments;
 }
 
-void replace_system(const std::string& system, Example& example) {
-  if (example.kind == Example::Kind::kText) return;
-  if (example.kind == Example::Kind::kCompletion) {
-    if (!system.empty()) example.prompt = system + "\n\n" + example.prompt;
-    return;
-  }
+void replace_system(const std::string& system, Json& turns) {
   Json messages = Json::array();
   if (!system.empty()) messages.push_back(message("system", system));
-  for (Json& turn : example.messages) {
+  for (Json& turn : turns) {
     if (turn["role"] != "system") messages.push_back(std::move(turn));
   }
-  example.messages = std::move(messages);
+  turns = std::move(messages);
 }
 
 }  // namespace
@@ -91,7 +86,11 @@ Example read_example(const RowFormat& format, Json row, const FormatContext& con
                      const std::optional<std::string>& system_prompt) {
   Example example = format.read(row, context);
   read_common_columns(row, example);
-  if (system_prompt) replace_system(*system_prompt, example);
+  if (system_prompt) example.system = *system_prompt;
+  if (example.kind == Example::Kind::kCompletion && !example.system.empty()) {
+    example.prompt = example.system + "\n\n" + example.prompt;
+  }
+  if (example.kind == Example::Kind::kChat && system_prompt) replace_system(*system_prompt, example.messages);
   example.row = std::move(row);
   return example;
 }

@@ -60,7 +60,20 @@ JsonRows::JsonRows(const std::filesystem::path& path) : name_(path.string()), fi
   auto first = begin;
   while (first < text.size() && is_space(text[first])) ++first;
   if (first == text.size()) return;
-  text[first] == '[' ? split_array(first) : split_lines(begin);
+  if (text[first] == '[') {
+    split_array(first);
+  } else {
+    split_lines(begin);
+    join_lines_of_one_object(first);
+  }
+}
+
+// A file that holds one object over several lines.
+void JsonRows::join_lines_of_one_object(std::size_t begin) {
+  if (rows_.size() < 2 || file_.text()[begin] != '{') return;
+  std::size_t line = rows_.front().line;
+  const std::size_t last = rows_.back().end;
+  if (end_of_value(begin, line) == last) rows_ = {{begin, last, rows_.front().line, rows_.front().column}};
 }
 
 void JsonRows::split_lines(std::size_t begin) {
@@ -91,7 +104,11 @@ void JsonRows::split_array(std::size_t begin) {
     const bool shares_line = !rows_.empty() && rows_.back().line == line;
     const auto column = shares_line ? rows_.back().column + (at - rows_.back().begin) : at - text.rfind('\n', at);
     const auto first_line = line;
-    const auto end = end_of_element(at, line);
+    const auto end = end_of_value(at, line);
+    if (end == std::string_view::npos) {
+      throw DataError(
+          fmt::format("{}: this value has no end: a bracket or a quotation mark is not closed", place_of(at)));
+    }
     rows_.push_back({at, end, first_line, column});
     at = end;
     skip_space();
@@ -111,9 +128,9 @@ void JsonRows::split_array(std::size_t begin) {
   }
 }
 
-// Where the value that begins here ends: brackets are counted outside of strings. What is wrong inside is for the
-// parser.
-std::size_t JsonRows::end_of_element(std::size_t begin, std::size_t& line) const {
+// Where the value that begins here ends, npos where it does not: brackets are counted outside of strings. What is wrong
+// inside is for the parser.
+std::size_t JsonRows::end_of_value(std::size_t begin, std::size_t& line) const {
   const auto text = file_.text();
   int depth = 0;
   bool in_string = false;
@@ -135,8 +152,7 @@ std::size_t JsonRows::end_of_element(std::size_t begin, std::size_t& line) const
       return at;
     }
   }
-  throw DataError(
-      fmt::format("{}: this value has no end: a bracket or a quotation mark is not closed", place_of(begin)));
+  return std::string_view::npos;
 }
 
 std::string JsonRows::place_of(std::size_t byte) const {
@@ -154,7 +170,8 @@ Json JsonRows::parse(std::size_t i) const {
     row = Json::parse(text);
   } catch (const Json::parse_error& error) {
     const auto offset = error.byte == 0 ? 0 : error.byte - 1;
-    throw DataError(fmt::format("{}: broken JSON: {}", place_of(begin + offset), cause_of(error)));
+    throw DataError(fmt::format("{}: broken JSON: {}{}", place_of(begin + offset), cause_of(error),
+                                offset < text.size() ? "" : " (rows are one object a line, or a list [...] of them)"));
   } catch (const Json::exception& error) {
     throw DataError(fmt::format("{}: broken JSON: {}", place(i), cause_of(error)));
   }

@@ -75,6 +75,7 @@ class EvalTest(unittest.TestCase):
         config = json.loads((model / "tokenizer_config.json").read_text())
         config.pop("chat_template", None)
         config["eos_token"] = "<|endoftext|>"
+        config["model_max_length"] = longest = 1000000000000000019884624838656  # what transformers writes for no limit
         (model / "tokenizer_config.json").write_text(json.dumps(config))
         source = ("--model_name_or_path", model, "--device", "cpu", "--quiet", "true")
         named = ("--chat_template", "chatml")
@@ -84,13 +85,19 @@ class EvalTest(unittest.TestCase):
             run("train", *data, *named, "--max_steps", 1, "--output_dir", self.root / out)
             self.assertEqual(json.loads((self.root / out / "generation_config.json").read_text()),
                              {"eos_token_id": [2, 0]})
-            self.assertIn("<|im_end|>", (self.root / out / "chat_template.jinja").read_text())
+            template = (self.root / out / "chat_template.jinja").read_text()
+            self.assertIn("<|im_end|>", template)
+            text = (self.root / out / "tokenizer_config.json").read_text()
+            self.assertIn(f'"model_max_length": {longest}', text)
+            self.assertEqual(json.loads(text), {**config, "chat_template": template})
         adapter = ("--adapter", self.root / "direct")
         run("eval", *adapter, "--eval_dataset", self.rows, "--tasks", "generate", "--max_new_tokens", 2, "--limit", 1,
             "--baseline", "true", "--output_dir", self.root / "eval")
         answers = [json.loads(line) for line in (self.root / "eval/predictions.jsonl").read_text().splitlines()]
         self.assertEqual([a["prompt"].count("<|im_end|>") for a in answers], [1, 1])
         run("merge", *adapter, "--output_dir", self.root / "merged")
+        self.assertEqual((self.root / "merged/tokenizer_config.json").read_text(),
+                         (self.root / "direct/tokenizer_config.json").read_text())
         self.assertEqual(json.loads((self.root / "merged/generation_config.json").read_text())["eos_token_id"], [2, 0])
         (self.root / "prepared/chat_template.jinja").write_text("{{ messages[0].content }}")
         self.refused("was trained with another chat template", self.root / "direct",
@@ -212,6 +219,11 @@ class EvalTest(unittest.TestCase):
         self.assertEqual(sum(report["paired"]["qlora"]["generate"]["chrf"][k] for k in ("wins", "losses", "ties")), 1)
         rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
         self.assertEqual(["chrf" in row for row in rows], [False, True, False, True])
+        answer = [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]
+        parts = self.root / "parts.jsonl"
+        parts.write_text(json.dumps({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}]}))
+        self.eval(*flags, "--chat_template", "chatml", "--output_dir", out, rows=parts, tasks="generate")
+        self.assertEqual(json.loads((out / "predictions.jsonl").read_text())["gold"], "AB")
 
     def test_dry_run_prints_the_plan(self):
         flags = ("--dry_run", "true", "--limit", "4", "--baseline", "true", *self.adapters("qlora"))

@@ -137,6 +137,38 @@ class PrepareTest(unittest.TestCase):
         self.assertTrue(prompts[0].endswith("### Instruction:\nSay\n\n### Input:\ni\n\n### Response:\n"), prompts)
         self.assertTrue(prompts[1].endswith("### Instruction:\nSay\n\n### Response:\n"), prompts)
 
+    def test_the_context_config_heads_each_part_once(self):
+        rows = self.rows("rows.jsonl", {"question": "How many heads are older than 56?", "answer": "SELECT COUNT(*) FROM head WHERE age > 56",
+                                        "context": "CREATE TABLE head (age INTEGER)"})
+        self.configure(bos_token="<|endoftext|>", eos_token="<|im_end|>")
+        config = pathlib.Path(os.environ["QLORA_SOURCE"]) / "configs/sql_context_llama2_70b.yaml"
+        dataset = json.dumps({"path": str(rows), "format": "spider", "split": "train"})
+        result = self.run_prepare(dataset, "--config", str(config), "--preview", "1", "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        row = json.loads(result.stdout)
+        answer = "SELECT COUNT(*) FROM head WHERE age > 56<|im_end|>"
+        self.assertEqual(row["text"], "<|endoftext|>You are an SQL expert. Write the SQL query that answers the question in "
+                         "the input, over the tables in the context.\n\n### Input:\nHow many heads are older than 56?\n\n"
+                         "### Context:\nCREATE TABLE head (age INTEGER)\n\n### Response:\n" + answer)
+        self.assertEqual(row["prompt"] + answer, row["text"])
+        self.assertEqual([label for label in row["labels"] if label != -100], [*map(ord, answer[:-10]), 258])
+        result = self.run_prepare(dataset, "--config", str(config), "--preview", "1", "--json", "--system_prompt", "S")
+        self.assertTrue(json.loads(result.stdout)["text"].startswith("<|endoftext|>S\n\n### Input:\n"), result.stdout)
+
+    def test_built_in_templates_refuse_what_they_would_lose(self):
+        call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}
+        rows = self.rows("tools.jsonl", {"messages": [{"role": "user", "content": "q"}, call], "tools": [{"name": "f"}]})
+        self.refused(3, "tools.jsonl:1: <llama3>", rows, "--chat_template", "llama3")
+        self.refused(3, "this built-in template renders no tools (chatml does): take it out of the row, or name another "
+                     "chat_template", rows, "--chat_template", "alpaca")
+        result = self.run_prepare(rows, "--chat_template", "chatml", "--preview", "1", "--json")
+        row = json.loads(result.stdout)
+        self.assertEqual(row["text"][len(row["prompt"]):],
+                         '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call><|im_end|>\n')
+        self.assertIn('<tools>\n{"name": "f"}\n</tools>', row["prompt"])
+        image = self.rows("image.jsonl", {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]})
+        self.refused(3, "image.jsonl:1: <llama3>", image, "--chat_template", "llama3")
+
     def test_a_full_standard_output_is_an_error(self):
         with open("/dev/full", "w") as full:
             result = subprocess.run([BINARY, "prepare", "--model_name_or_path", self.root / "model", "--dataset",
@@ -144,6 +176,10 @@ class PrepareTest(unittest.TestCase):
                                     text=True)
         self.assertEqual(result.returncode, 1, result.stderr)
         self.assertIn("standard output cannot be written: No space left", result.stderr)
+
+    def test_a_json_file_may_hold_one_indented_object(self):
+        result = self.run_prepare(self.write("one.json", json.dumps({"text": "ab"}, indent=2)), "--preview", "1", "--json")
+        self.assertEqual(json.loads(result.stdout)["text"], "ab", result.stderr)
 
     def test_text_has_no_prompt(self):
         result = self.run_prepare(self.rows("rows.jsonl", {"text": "ab"}), "--preview", "1", "--json")
@@ -162,6 +198,7 @@ class PrepareTest(unittest.TestCase):
     def test_bad_files(self):
         self.refused(3, "none.jsonl: no such file", self.root / "none.jsonl")
         self.refused(3, "bad.jsonl:2:10: broken JSON", self.write("bad.jsonl", '{"text":"a"}\n{"text": }\n'))
+        self.refused(3, "objects.json:1:2: broken JSON", self.write("objects.json", '{\n"text": "a"\n}\n{\n"text": "b"\n}\n'))
         self.refused(3, "empty.jsonl: the file holds no row", self.write("empty.jsonl", ""))
         typed = json.dumps({"path": str(self.rows("type.jsonl", {"text": 5})), "format": "text"})
         self.refused(3, "type.jsonl:1: column 'text' must be a string, is number", typed)

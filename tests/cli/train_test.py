@@ -212,6 +212,17 @@ class TrainTest(TrainRuns):
         finally:
             (self.root / "aside").rename(self.model / "model.safetensors")
 
+    def test_a_plan_needs_no_output_dir(self):
+        flags = self.flags(self.out)
+        at = flags.index("--output_dir")
+        nowhere = flags[:at] + flags[at + 2:]
+        plan = tiny_model.run("train", *nowhere, "--dry-run", "--json")
+        self.assertEqual(plan.returncode, 0, plan.stderr)
+        self.assertEqual(json.loads(plan.stdout)["steps"], STEPS)
+        run = tiny_model.run("train", *nowhere)
+        self.assertEqual(run.returncode, 2, run.stderr)
+        self.assertIn("output_dir: missing", run.stderr)
+
     def test_the_model_is_never_written_over(self):
         before = {path.name: path.read_bytes() for path in self.model.iterdir()}
         self.refused(2, "the model's own folder", self.model)

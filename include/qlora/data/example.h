@@ -24,8 +24,8 @@ struct Example {
   Json documents;
   Json chat_template_kwargs;
 
-  // kCompletion: what stands before the answer.
-  std::string prompt;
+  // kCompletion: what stands before the answer. read_example() puts the system message before it.
+  std::string system, prompt;
   // kCompletion and kText. Of a chat the answers are the messages of role `assistant`.
   std::string answer;
 

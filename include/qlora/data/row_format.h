@@ -17,7 +17,7 @@ namespace qlora {
 // What a format needs to know besides the row.
 struct FormatContext {
   bool chat = false;        // there is a chat template: prompts become messages where a format can be either
-  bool input_turn = false;  // the template has a turn of role `input`, for what an instruction is about
+  bool input_turn = false;  // the template has turns of role `input` and `context`, for what an instruction is about
   PromptStyle prompt_style = PromptStyle::kQuestion;
   std::string prompt_template = {};
   const Schemas* schemas = nullptr;

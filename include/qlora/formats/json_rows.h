@@ -1,5 +1,6 @@
-// Rows of a JSON data file: an array of objects, or one object a line. The file is mapped and split into rows once;
-// each row is parsed when it is asked for, so memory stays bounded and rows can be parsed from several threads.
+// Rows of a JSON data file: an array of objects, one object a line, or one object over several lines. The file is
+// mapped and split into rows once; each row is parsed when it is asked for, so memory stays bounded and rows can be
+// parsed from several threads.
 #pragma once
 
 #include <cstddef>
@@ -36,7 +37,8 @@ class JsonRows {
   };
   void split_lines(std::size_t begin);
   void split_array(std::size_t begin);
-  std::size_t end_of_element(std::size_t begin, std::size_t& line) const;
+  void join_lines_of_one_object(std::size_t begin);
+  std::size_t end_of_value(std::size_t begin, std::size_t& line) const;
   std::string place_of(std::size_t byte) const;
 
   std::string name_;

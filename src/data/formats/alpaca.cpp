@@ -1,5 +1,5 @@
-// Format `alpaca`: {"instruction", "input", "output"}, with `system` and `history` where they are given. Without a chat
-// template it renders the headings of the Alpaca data.
+// Format `alpaca`: {"instruction", "input", "output"}, or Dolly's {"instruction", "context", "response"}; with `system`
+// and `history` where they are given. Without a chat template it renders the headings of the Alpaca data.
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
@@ -10,8 +10,9 @@
 namespace qlora {
 namespace {
 
-const char* answer_column(const Json& row) {
-  return row.contains("output") || !row.contains("response") ? "output" : "response";
+// Dolly's name of it is `context`.
+std::string input_of(const Json& row) {
+  return optional_text_column(row, column_of(row, "input", "context"));
 }
 
 std::string plain_prompt(const std::string& instruction, const std::string& input) {
@@ -38,19 +39,19 @@ void insert_history(const Json& row, Example& example) {
 
 // What the instruction is about, between it and the answer.
 void insert_input(const Json& row, Example& example) {
-  const std::string input = optional_text_column(row, "input");
+  const std::string input = input_of(row);
   if (!input.empty()) example.messages.insert(example.messages.end() - 1, message("input", input));
 }
 
 Example read(const Json& row, const FormatContext& context) {
-  const std::string answer = text_column(row, answer_column(row));
+  const std::string answer = text_column(row, column_of(row, "output", "response"));
   const std::string system = optional_text_column(row, "system");
   std::string user, plain;
   if (context.prompt_template.empty()) {
     const std::string instruction = text_column(row, "instruction");
-    const std::string input = optional_text_column(row, "input");
+    const std::string input = input_of(row);
     user = input.empty() || context.input_turn ? instruction : instruction + "\n" + input;
-    plain = (system.empty() ? "" : system + "\n\n") + plain_prompt(instruction, input);
+    plain = plain_prompt(instruction, input);
   } else {
     user = plain = fill_prompt_template(context.prompt_template, row);
   }
@@ -66,7 +67,10 @@ const RowFormat kAlpacaFormat = {
     .id = DataFormat::kAlpaca,
     .name = "alpaca",
     .columns = "instruction, input (optional), output",
-    .matches = [](const Json& row) { return has_text(row, "instruction") && has_text(row, answer_column(row)); },
+    .matches =
+        [](const Json& row) {
+          return has_text(row, "instruction") && (has_text(row, "output") || has_text(row, "response"));
+        },
     .needs_chat = [](const FormatContext&) { return false; },
     .read = read,
 };

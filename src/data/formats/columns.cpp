@@ -17,6 +17,19 @@ bool has_array(const Json& row, const char* column) {
   return at != row.end() && at->is_array();
 }
 
+const char* column_of(const Json& row, const char* name, const char* synonym) {
+  const auto holds = [&](const char* column) {
+    const auto at = row.find(column);
+    return at != row.end() && !at->is_null() && *at != "";
+  };
+  if (holds(name) && holds(synonym) && row[name] != row[synonym]) {
+    throw DataError(
+        fmt::format("columns '{}' and '{}' mean the same, and the row has both: remove one of them", name, synonym));
+  }
+  const bool takes_synonym = holds(synonym) || (row.contains(synonym) && !row.contains(name));
+  return takes_synonym && !holds(name) ? synonym : name;
+}
+
 std::string text_column(const Json& row, const char* column) {
   const auto at = row.find(column);
   if (at == row.end()) throw DataError(fmt::format("the row has no column '{}'", column));
@@ -46,11 +59,25 @@ Json message(const std::string& role, const std::string& content) {
   return Json{{"role", role}, {"content", content}};
 }
 
+const char* turns_column(const Json& row, const char* key) {
+  for (const char* column : {"messages", "conversations", "conversation"}) {
+    if (has_array(row, column) && !row[column].empty() && row[column][0].contains(key)) return column;
+  }
+  return nullptr;
+}
+
+void add_system(const Json& row, Json& messages) {
+  const std::string system = optional_text_column(row, "system");
+  if (system.empty() || messages[0] == message("system", system)) return;
+  messages.insert(messages.begin(), message("system", system));
+}
+
 Example single_turn(const FormatContext& context, const std::string& system, const std::string& user,
                     const std::string& plain_prompt, const std::string& answer) {
   Example example;
   if (!context.chat) {
     example.kind = Example::Kind::kCompletion;
+    example.system = system;
     example.prompt = plain_prompt;
     example.answer = answer;
     return example;

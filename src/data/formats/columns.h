@@ -13,6 +13,10 @@ namespace qlora {
 bool has_text(const Json& row, const char* column);
 bool has_array(const Json& row, const char* column);
 
+// The one of two columns of the same meaning that holds something; `name` where neither is there. Throws DataError
+// where they hold different things: one of them would be lost.
+const char* column_of(const Json& row, const char* name, const char* synonym);
+
 // A string column. Throws DataError where it is missing or has another type.
 std::string text_column(const Json& row, const char* column);
 // Empty where it is missing or null. Throws DataError where it has another type.
@@ -21,6 +25,12 @@ std::string optional_text_column(const Json& row, const char* column);
 const Json& objects_column(const Json& row, const char* column);
 
 Json message(const std::string& role, const std::string& content);
+
+// The column (messages, conversations or conversation) whose first turn has `key`; null where none has. Whether turns
+// have a `role` or a `from` tells `messages` from `sharegpt`: files have either under each of the names.
+const char* turns_column(const Json& row, const char* key);
+// The column `system`, put before the turns that lack it.
+void add_system(const Json& row, Json& messages);
 
 // One question and its answer: kChat where context.chat, else kCompletion. system may be empty.
 Example single_turn(const FormatContext& context, const std::string& system, const std::string& user,

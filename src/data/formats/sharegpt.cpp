@@ -46,22 +46,19 @@ Json turn_of(const Json& turn) {
   return result;
 }
 
-const char* column_of(const Json& row) {
-  return row.contains("conversations") || !row.contains("conversation") ? "conversations" : "conversation";
-}
-
 Example read(const Json& row, const FormatContext& context) {
   Example example;
-  const std::string system = optional_text_column(row, "system");
-  if (!system.empty()) example.messages.push_back(message("system", system));
-  const Json& turns = objects_column(row, column_of(row));
+  const char* known = turns_column(row, "from");
+  const char* column = known != nullptr ? known : "conversations";
+  const Json& turns = objects_column(row, column);
   for (std::size_t i = 0; i < turns.size(); ++i) {
     try {
       example.messages.push_back(turn_of(turns[i]));
     } catch (const DataError& error) {
-      throw DataError(fmt::format("{}[{}]: {}", column_of(row), i, error.what()));
+      throw DataError(fmt::format("{}[{}]: {}", column, i, error.what()));
     }
   }
+  add_system(row, example.messages);
   if (!context.prompt_template.empty()) apply_prompt_template(context.prompt_template, row, example.messages);
   return example;
 }
@@ -72,7 +69,7 @@ const RowFormat kSharegptFormat = {
     .id = DataFormat::kSharegpt,
     .name = "sharegpt",
     .columns = "conversations (a list of {from, value})",
-    .matches = [](const Json& row) { return has_array(row, "conversations") || has_array(row, "conversation"); },
+    .matches = [](const Json& row) { return turns_column(row, "from") != nullptr || has_array(row, "conversations"); },
     .needs_chat = [](const FormatContext&) { return true; },
     .read = read,
 };

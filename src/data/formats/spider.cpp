@@ -11,6 +11,9 @@ namespace {
 
 constexpr const char* kSystem =
     "You are an SQL expert. You translate questions about a database into SQL queries that answer them.";
+constexpr const char* kContextSystem =
+    "You are an SQL expert. Write the SQL query that answers the question in the input, over the tables in the "
+    "context.";
 constexpr const char* kOnlySql = "Answer with the SQL query only.";
 
 std::string db_id_of(const Json& row, const FormatContext& context) {
@@ -33,7 +36,7 @@ std::string database_line(const Json& row) {
   return has_text(row, "db_id") ? fmt::format("Database: {}\n\n", text_column(row, "db_id")) : "";
 }
 
-// The user's part of the prompt. context: Input / Context / Response, as models without a chat template learn it.
+// The user's part of the prompt, but for prompt_style context.
 std::string user_text(const Json& row, const FormatContext& context) {
   if (!context.prompt_template.empty()) {
     return fill_prompt_template(context.prompt_template, row, [&](const std::string& name) {
@@ -41,24 +44,31 @@ std::string user_text(const Json& row, const FormatContext& context) {
     });
   }
   const std::string question = text_column(row, "question");
-  switch (context.prompt_style) {
-    case PromptStyle::kQuestion:
-      return fmt::format("Database: {}\nQuestion: {}\n{}", db_id_of(row, context), question, kOnlySql);
-    case PromptStyle::kSchema:
-      return fmt::format("{}{}\n\nQuestion: {}\n{}", database_line(row), schema_of(row, context), question, kOnlySql);
-    case PromptStyle::kContext:
-      return fmt::format("### Input:\n{}\n\n### Context:\n{}", question, schema_of(row, context));
+  if (context.prompt_style == PromptStyle::kSchema) {
+    return fmt::format("{}{}\n\nQuestion: {}\n{}", database_line(row), schema_of(row, context), question, kOnlySql);
   }
-  throw UsageError("unknown prompt_style");
+  return fmt::format("Database: {}\nQuestion: {}\n{}", db_id_of(row, context), question, kOnlySql);
+}
+
+// Input / Context / Response, as models without a chat template learn it.
+Example read_context(const Json& row, const FormatContext& context, const std::string& answer) {
+  const std::string question = text_column(row, "question");
+  const std::string schema = schema_of(row, context);
+  const std::string user = fmt::format("### Input:\n{}\n\n### Context:\n{}", question, schema);
+  Example example = single_turn(context, kContextSystem, user, user + "\n\n### Response:\n", answer);
+  if (context.input_turn) {  // the template writes the headings
+    example.messages = {message("system", kContextSystem), message("input", question), message("context", schema),
+                        message("assistant", answer)};
+  }
+  return example;
 }
 
 Example read(const Json& row, const FormatContext& context) {
+  const std::string answer = text_column(row, column_of(row, "query", "answer"));
   const bool own_prompt = context.prompt_template.empty();
-  const bool headings = own_prompt && context.prompt_style == PromptStyle::kContext;
-  const std::string answer = text_column(row, row.contains("query") || !row.contains("answer") ? "query" : "answer");
+  if (own_prompt && context.prompt_style == PromptStyle::kContext) return read_context(row, context, answer);
   const std::string user = user_text(row, context);
-  return single_turn(context, own_prompt && !headings ? kSystem : "", user,
-                     headings ? user + "\n\n### Response:\n" : user, answer);
+  return single_turn(context, own_prompt ? kSystem : "", user, user, answer);
 }
 
 bool matches(const Json& row) {

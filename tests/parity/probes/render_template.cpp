@@ -1,5 +1,6 @@
 // Reads JSON lines {"template": TEXT, "variables": {...}} and answers each with {"text": ...} or {"error": ...}.
-// With --time N the answer also carries "seconds" for one rendering: the best of batches of N.
+// --builtin NAME prints the source of a built-in template instead. With --time N the answer also carries "seconds" for
+// one rendering: the best of batches of N.
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -11,6 +12,7 @@
 
 #include "qlora/core/error.h"
 #include "qlora/text/chat_template.h"
+#include "qlora/text/chat_template_builtin.h"
 
 namespace {
 
@@ -52,6 +54,10 @@ Json answer(const Json& request, int repeats) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 3 && std::string(argv[1]) == "--builtin") {
+    std::cout << qlora::builtin_chat_template(argv[2]);
+    return 0;
+  }
   const int repeats = argc == 3 && std::string(argv[1]) == "--time" ? std::atoi(argv[2]) : 1;
   std::ios::sync_with_stdio(false);
   for (std::string line; std::getline(std::cin, line);) {

@@ -12,6 +12,7 @@ namespace {
 
 using testing::error_of;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 Example read(const std::string& row, const FormatContext& context = {.chat = true},
              const std::optional<std::string>& system = {}) {
@@ -35,9 +36,44 @@ TEST(RowFormat, IsGuessedFromTheColumns) {
   EXPECT_EQ(name(R"({"question":"a","answer":"b","context":"CREATE TABLE t (a);"
 })"),
             "spider");
+  EXPECT_EQ(name(R"({"instruction":"a","context":"c","response":"b","category":"qa"})"), "alpaca");
   const auto error = error_of<DataError>([&] { name(R"({"prompt":"a","label":1})"); });
   EXPECT_THAT(error, HasSubstr("(prompt: string, label: number)"));
   EXPECT_THAT(error, HasSubstr("alpaca (instruction, input (optional), output)"));
+}
+
+TEST(RowFormat, TurnsTellMessagesFromSharegptWhateverTheirColumnIsCalled) {
+  const std::string expected = R"([{"role":"user","content":"q"},{"role":"assistant","content":"a"}])";
+  for (const char* column : {"messages", "conversations", "conversation"}) {
+    for (const char* turns : {R"([{"role":"user","content":"q"},{"role":"assistant","content":"a"}])",
+                              R"([{"from":"human","value":"q"},{"from":"gpt","value":"a"}])"}) {
+      const std::string row = std::string("{\"") + column + "\":" + turns + "}";
+      EXPECT_EQ(read(row).messages.dump(), expected) << row;
+    }
+  }
+  EXPECT_THAT(read_error(R"({"conversations":[]})"), HasSubstr("'conversations' is an empty list"));
+}
+
+TEST(RowFormat, ASystemColumnStandsBeforeTheTurns) {
+  const std::string turns = R"("messages":[{"role":"user","content":"q"}])";
+  EXPECT_EQ(read(R"({"system":"S",)" + turns + "}").messages[0].dump(), R"({"role":"system","content":"S"})");
+  EXPECT_EQ(read(R"({"system":"",)" + turns + "}").messages.size(), 1U);
+  EXPECT_EQ(read(R"({"system":"S","messages":[{"role":"system","content":"S"}]})").messages.size(), 1U);
+}
+
+TEST(RowFormat, NoSynonymIsLost) {
+  const auto content = [](const char* row) { return read(row).messages[0]["content"]; };
+  EXPECT_EQ(content(R"({"instruction":"I","context":"C","response":"R"})"), "I\nC");
+  EXPECT_EQ(content(R"({"instruction":"I","input":"","context":"C","output":"","response":"R"})"), "I\nC");
+  EXPECT_EQ(content(R"({"instruction":"I","input":"C","context":"C","output":"O"})"), "I\nC");
+  EXPECT_EQ(read(R"({"instruction":"I","response":"R"})").messages[1]["content"], "R");
+  EXPECT_EQ(read(R"({"instruction":"I","context":"C","response":"R"})", {.chat = false}).prompt,
+            "### Instruction:\nI\n\n### Input:\nC\n\n### Response:\n");
+  EXPECT_THAT(read_error(R"({"instruction":"I","input":"N","context":"C","output":"O"})"),
+              HasSubstr("columns 'input' and 'context' mean the same, and the row has both"));
+  EXPECT_THAT(read_error(R"({"instruction":"I","output":"O","response":"R"})"), HasSubstr("'output' and 'response'"));
+  EXPECT_THAT(read_error(R"({"question":"q","query":"Q","answer":"A","db_id":"d"})"),
+              HasSubstr("'query' and 'answer'"));
 }
 
 TEST(RowFormat, MessagesReachTheTemplateUnchanged) {
@@ -123,6 +159,10 @@ TEST(RowFormat, SystemPromptReplacesOrRemoves) {
   EXPECT_EQ(read(row, {.chat = true}, "new").messages[0]["content"], "new");
   EXPECT_EQ(read(row, {.chat = true}, "").messages[0]["role"], "user");
   EXPECT_EQ(read(R"({"prompt":"p","completion":"c"})", {}, "S").prompt, "S\n\np");
+  const std::string own = R"({"instruction":"I","output":"O","system":"old"})";
+  EXPECT_THAT(read(own, {}).prompt, StartsWith("old\n\n###"));
+  EXPECT_THAT(read(own, {}, "new").prompt, StartsWith("new\n\n###"));
+  EXPECT_THAT(read(own, {}, "").prompt, StartsWith("###"));
 }
 
 constexpr const char* kTables = R"([{"db_id":"shop","table_names_original":["item","order line"],
@@ -148,13 +188,19 @@ TEST(Spider, PromptStyles) {
               HasSubstr(std::string("Database: shop\n\n") + kCreate));
   context.prompt_style = PromptStyle::kContext;
   context.chat = false;
-  EXPECT_EQ(read(row, context).prompt,
+  EXPECT_EQ(read(row, context, "").prompt,
             std::string("### Input:\nHow many?\n\n### Context:\n") + kCreate + "\n\n### Response:\n");
-  EXPECT_EQ(read(R"({"question":"q","answer":"A","context":"CREATE TABLE t (a);"
-})",
-                 context)
-                .prompt,
-            "### Input:\nq\n\n### Context:\nCREATE TABLE t (a);\n\n### Response:\n");
+  const std::string own_schema = R"({"question":"q","answer":"A","context":"CREATE TABLE t (a);"})";
+  const std::string instruction =
+      "You are an SQL expert. Write the SQL query that answers the question in the input, "
+      "over the tables in the context.";
+  const std::string user = "### Input:\nq\n\n### Context:\nCREATE TABLE t (a);";
+  EXPECT_EQ(read(own_schema, context).prompt, instruction + "\n\n" + user + "\n\n### Response:\n");
+  context.chat = true;
+  EXPECT_EQ(read(own_schema, context).messages, Json({{{"role", "system"}, {"content", instruction}},
+                                                      {{"role", "user"}, {"content", user}},
+                                                      {{"role", "assistant"}, {"content", "A"}}}));
+  context.chat = false;
   context.prompt_template = "{schema}|{question}";
   EXPECT_EQ(read(row, context).prompt, std::string(kCreate) + "|How many?");
 }

@@ -68,6 +68,17 @@ TEST_F(JsonRowsTest, RowsThatShareALineHaveColumns) {
   EXPECT_EQ(JsonRows(write("[\n{\"a\":1}\n]")).place(0), path_.string() + ":2");
 }
 
+TEST_F(JsonRowsTest, OneObjectMayTakeSeveralLines) {
+  const JsonRows rows(write("\xEF\xBB\xBF\n {\n  \"a\": \"}\",\n  \"b\": [\n{}]\n }\n\n"));
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_EQ(rows.parse(0)["a"], "}");
+  EXPECT_EQ(rows.place(0), path_.string() + ":2");
+  EXPECT_THAT(error_of("{\n \"a\": }"), HasSubstr(path_.string() + ":2:7: broken JSON"));
+  const std::string lines = "rows are one object a line, or a list [...] of them";
+  EXPECT_THAT(error_of("{\n\"a\":1\n}\n{\n\"a\":2\n}\n"), HasSubstr(lines));
+  EXPECT_THAT(error_of("{\n\"a\":1\n"), HasSubstr(lines));
+}
+
 TEST_F(JsonRowsTest, ErrorsNameFileLineAndColumn) {
   EXPECT_THAT(error_of("{\"a\":1}\n{\"a\":}\n"), HasSubstr(path_.string() + ":2:6: broken JSON"));
   EXPECT_THAT(error_of("[{\"a\":1},\n {\"a\" 2}]"), HasSubstr(path_.string() + ":2:7: broken JSON"));

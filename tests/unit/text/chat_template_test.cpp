@@ -16,6 +16,7 @@ namespace qlora {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -67,8 +68,98 @@ TEST_F(ModelFolder, BuiltInPromptsArePrefixesOfTheWhole) {
 
 TEST_F(ModelFolder, AlpacaRefusesUnknownRoles) {
   Json chat = conversation();
-  chat["messages"][1]["role"] = "tool";
-  EXPECT_THAT(error_of([&] { choose_chat_template("alpaca", folder_)->render(chat); }), HasSubstr("'tool'"));
+  chat["messages"][1]["role"] = "critic";
+  EXPECT_THAT(error_of([&] { choose_chat_template("alpaca", folder_)->render(chat); }), HasSubstr("'critic'"));
+}
+
+Json with_messages(const char* messages, const char* more = "{}") {
+  Json chat = conversation();
+  chat["messages"] = Json::parse(messages);
+  chat.update(Json::parse(more));
+  return chat;
+}
+
+constexpr const char* kTools =
+    R"({"tools": [{"type": "function", "function": {"name": "f", "description": "é <b>"}}]})";
+constexpr const char* kCalls = R"([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "q"},
+    {"role": "assistant", "content": null, "tool_calls": [
+      {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}, {"name": "g", "arguments": {}}]},
+    {"role": "tool", "content": "1"}, {"role": "tool", "content": "2"},
+    {"role": "assistant", "content": "done", "tool_calls": [{"function": {"name": "f", "arguments": {"a": [2, "é"]}}}]},
+    {"role": "tool", "content": "3"}, {"role": "assistant", "content": "bye"}])";
+
+TEST_F(ModelFolder, ChatmlRendersToolsCallsAndResults) {
+  const std::string text = choose_chat_template("chatml", folder_)->render(with_messages(kCalls, kTools));
+  EXPECT_THAT(text, StartsWith("<|im_start|>system\nBe brief.\n\n# Tools\n\nYou may call"));
+  EXPECT_THAT(
+      text, HasSubstr("<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"f\", \"description\": \"é <b>\"}}\n"
+                      "</tools>"));
+  EXPECT_THAT(text,
+              EndsWith("</tool_call><|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+                       "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>\n"
+                       "<tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call><|im_end|>\n"
+                       "<|im_start|>user\n<tool_response>\n1\n</tool_response>\n"
+                       "<tool_response>\n2\n</tool_response><|im_end|>\n<|im_start|>assistant\ndone\n"
+                       "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [2, \"é\"]}}\n</tool_call><|im_end|>\n"
+                       "<|im_start|>user\n<tool_response>\n3\n</tool_response><|im_end|>\n"
+                       "<|im_start|>assistant\nbye<|im_end|>\n"));
+}
+
+TEST_F(ModelFolder, ChatmlToolsWithoutASystemMessageAndArgumentsAsText) {
+  const Json chat = with_messages(R"([{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [
+      {"type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}}]}])",
+                                  kTools);
+  const std::string text = choose_chat_template("chatml", folder_)->render(chat);
+  EXPECT_THAT(text, StartsWith("<|im_start|>system\n# Tools\n\n"));
+  EXPECT_THAT(text, EndsWith("</tool_call><|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+                             "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\":1}}\n</tool_call><|im_end|>\n"));
+}
+
+TEST_F(ModelFolder, BuiltInTemplatesLoseNothing) {
+  const auto refusal = [&](const std::string& name, const char* messages, const char* more = "{}") {
+    return error_of([&] { choose_chat_template(name, folder_)->render(with_messages(messages, more)); });
+  };
+  constexpr const char* kUser = R"([{"role": "user", "content": "q"}])";
+  for (const std::string name : {"llama3", "alpaca"}) {
+    EXPECT_THAT(refusal(name, kUser, kTools), HasSubstr("renders no tools")) << name;
+    EXPECT_THAT(refusal(name, kCalls), HasSubstr("renders no tool_calls")) << name;
+    EXPECT_THAT(refusal(name, R"([{"role": "tool", "content": "1"}])"), HasSubstr("role tool")) << name;
+  }
+  for (const std::string name : {"chatml", "llama3", "alpaca"}) {
+    EXPECT_EQ(refusal(name, kUser, R"({"tools": [], "documents": null})"), "no error") << name;
+    EXPECT_THAT(refusal(name, kUser, R"({"documents": [{"text": "d"}]})"), HasSubstr("renders no documents")) << name;
+    EXPECT_THAT(refusal(name, R"([{"role": "assistant", "content": null, "function_call": {"name": "f"}}])"),
+                HasSubstr("renders no function_call"))
+        << name;
+    EXPECT_THAT(refusal(name, R"([{"role": "function", "content": "1"}])"), HasSubstr("role function")) << name;
+    for (const char* content : {"null", "[]", "{\"text\": \"a\"}", "5"}) {
+      const std::string turn = std::string(R"([{"role": "user", "content": )") + content + "}]";
+      EXPECT_THAT(refusal(name, turn.c_str()), HasSubstr("a turn of role 'user' has no text")) << name << content;
+    }
+    for (const char* part : {R"({"type": "image", "image": "a.png"})", R"({"type": "image", "text": "a"})",
+                             R"({"type": "text"})", R"({"type": "text", "text": 5})", R"("a")"}) {
+      const std::string turn = std::string(R"([{"role": "user", "content": [)") + part + "]}]";
+      EXPECT_THAT(refusal(name, turn.c_str()), HasSubstr("renders no part of type")) << name << part;
+    }
+  }
+}
+
+TEST_F(ModelFolder, BuiltInTemplatesJoinTextParts) {
+  for (const std::string name : {"chatml", "llama3", "alpaca"}) {
+    const auto chat_template = choose_chat_template(name, folder_);
+    const Json parts = with_messages(R"([{"role": "user", "content": [{"type": "text", "text": " H"},
+        {"type": "text", "text": "i "}]}, {"role": "assistant", "content": [{"type": "text", "text": "Yo"}]}])");
+    const Json whole =
+        with_messages(R"([{"role": "user", "content": " Hi "}, {"role": "assistant", "content": "Yo"}])");
+    EXPECT_EQ(chat_template->render(parts), chat_template->render(whole)) << name;
+  }
+}
+
+TEST_F(ModelFolder, AlpacaHasHeadingsForInputAndContext) {
+  const Json chat = with_messages(R"([{"role": "system", "content": "S"}, {"role": "input", "content": "I"},
+      {"role": "context", "content": "C"}, {"role": "assistant", "content": "A"}])");
+  EXPECT_EQ(choose_chat_template("alpaca", folder_)->render(chat),
+            "<s>S\n\n### Input:\nI\n\n### Context:\nC\n\n### Response:\nA</s>");
 }
 
 TEST_F(ModelFolder, TheFileWinsOverTheConfiguration) {
