@@ -11,13 +11,15 @@ namespace {
 
 constexpr std::int64_t kMostRows = 64, kMostQuestions = 256;  // that are under way at a time
 
+// A cache has one slot more than rows: what a bucket's empty places write goes there.
 std::int64_t cache_bytes(const Decoder& decoder, std::int64_t slots, std::int64_t capacity) {
+  if (slots == 0) return 0;
   const auto size = static_cast<std::int64_t>(c10::elementSize(decoder.dtype()));
   const auto wide = static_cast<std::int64_t>(c10::elementSize(accumulation_dtype(decoder.dtype())));
   std::int64_t bytes = 0;
   for (const CacheLayer& layer : decoder.cache_layers())
     bytes += layer.elements(capacity) * size + layer.elements(0) * (wide - size);
-  return slots * bytes;
+  return (slots + 1) * bytes;
 }
 
 }  // namespace

@@ -105,7 +105,7 @@ class EvalTest(unittest.TestCase):
 
     def test_prompts_are_checked_before_the_weights(self):
         rows = self.root / "odd.jsonl"
-        chat = lambda text: {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": None}]}
+        chat = lambda text: {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": ""}]}
         rows.write_text("\n".join(json.dumps(chat(text)) for text in ("hi", "many words " * 300)) + "\n")
         generate = lambda *flags: tiny_model.run(
             "eval", "--model_name_or_path", self.model, "--eval_dataset", rows, "--tasks", "generate", "--device", "cpu",

@@ -296,9 +296,9 @@ class TrainTest(TrainRuns):
         self.assertEqual(train().returncode, 0)
         self.assertEqual(train("--max_length", 200, "--output_dir", self.out / "same").returncode, 0)
 
-    def test_targets_that_are_no_linears_are_named(self):
-        self.refused(2, "'lm_head' is no linear of this model's blocks; there are: down_proj", self.out,
-                     lora_target_modules="q_proj,lm_head")
+    def test_targets_that_are_no_modules_are_named(self):
+        self.refused(2, "'qproj' is no module of this model that carries an adapter; there are: down_proj", self.out,
+                     lora_target_modules="v_proj,qproj")
 
     def test_a_finished_run_without_its_adapter_is_made_again(self):
         keys = {"max_steps": 2, "save_steps": 2, "eval_strategy": "no"}

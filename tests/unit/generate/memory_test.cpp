@@ -16,7 +16,7 @@ std::int64_t bytes_of(const KvCache& cache, std::int64_t layers) {
   std::int64_t bytes = 0;
   for (std::int64_t layer = 0; layer < layers; ++layer) {
     for (const at::Tensor& tensor : {cache.keys(layer), cache.values(layer), cache.state(layer)})
-      bytes += static_cast<std::int64_t>(tensor.nbytes());
+      bytes += tensor.defined() ? static_cast<std::int64_t>(tensor.nbytes()) : 0;
   }
   return bytes;
 }

@@ -12,7 +12,9 @@ using testing::tiny_decoder;
 
 std::unique_ptr<Decoder> planned_decoder(at::Device device) {
   TrainingPlan plan;
-  plan.lora = [](const std::string&) { return LoraSettings{2, 2.0, 0.0}; };
+  plan.lora = [](const std::string& module) {
+    return module.ends_with("_proj") ? std::optional(LoraSettings{2, 2.0, 0.0}) : std::nullopt;
+  };
   ModelConfig config = tiny_config();
   config.tied_embeddings = true;
   return std::make_unique<Decoder>(
