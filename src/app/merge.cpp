@@ -1,7 +1,6 @@
 // The use case `qlora merge`: adapters become part of the weights, tensor by tensor, in bounded memory.
 #include "qlora/adapters/merge.h"
 
-#include <cstdio>
 #include <set>
 
 #include <ATen/ops/empty.h>
@@ -11,6 +10,8 @@
 
 #include "qlora/app/base_model.h"
 #include "qlora/app/commands.h"
+#include "qlora/app/cost.h"
+#include "qlora/app/output.h"
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
@@ -90,21 +91,24 @@ void check_output(const fs::path& output, const fs::path& model, const std::vect
   }
 }
 
-int print_plan(const MergeJob& job, const std::vector<Source>& sources, std::size_t tensors) {
-  const std::size_t linears = sources.front().adapter.matrices.size();
-  if (job.common.json) {
-    const bool dequantized = job.merge.merge_into == MergeBase::kDequantized;
-    std::printf("%s\n", Json{{"tensors", tensors},
-                             {"adapted_linears", linears},
-                             {"adapters", sources.size()},
-                             {"merge_into", dequantized ? "dequantized" : "original"}}
-                            .dump()
-                            .c_str());
-  } else {
-    std::printf("%zu tensors, %zu adapted linears of %zu adapters; nothing was written\n", tensors, linears,
-                sources.size());
-  }
-  return 0;
+int print_plan(const MergeJob& job, const std::vector<Source>& sources, const WeightStore& written) {
+  const std::size_t linears = sources.front().adapter.matrices.size(), tensors = written.missing().size();
+  const bool dequantized = job.merge.merge_into == MergeBase::kDequantized;
+  const Json bytes = {{"output", written.planned_bytes()}};
+  print_text(job.common.json ? json_line({{"tensors", tensors},
+                                          {"adapted_linears", linears},
+                                          {"adapters", sources.size()},
+                                          {"merge_into", dequantized ? "dequantized" : "original"},
+                                          {"bytes", bytes}})
+                             : fmt::format("{} tensors, {} adapted linears of {} adapters\n{}nothing was written\n",
+                                           tensors, linears, sources.size(), bytes_text(bytes)));
+  return static_cast<int>(ExitCode::kOk);
+}
+
+// The type of a checkpoint's weights, by its config.
+at::ScalarType stored_dtype(const ModelConfig& config) {
+  if (config.dtype == "bfloat16") return at::kBFloat16;
+  return config.dtype == "float16" ? at::kHalf : at::kFloat;
 }
 
 // The entry of config.json that bitsandbytes and transformers read a checkpoint in NF4 by.
@@ -325,20 +329,16 @@ class MergeRun {
   }
 
   int print() const {
-    if (job_.common.json) {
-      std::printf("%s\n", Json{{"output_dir", job_.common.output_dir},
-                               {"merge_into", record_.at("merge_into")},
-                               {"dtype", record_.at("dtype")},
-                               {"largest_drift", largest_drift_}}
-                              .dump()
-                              .c_str());
-    } else {
-      std::printf(
-          "merged into %s weights, %s\nlargest rounding drift %.3g (each tensor's is in merge.json)\nwritten to  %s\n",
-          dequantized() ? "the dequantized" : "the original", dtype_name(written_dtype_), largest_drift_,
-          job_.common.output_dir.c_str());
-    }
-    return 0;
+    const char* base = dequantized() ? "the dequantized" : "the original";
+    print_text(job_.common.json
+                   ? json_line({{"output_dir", job_.common.output_dir},
+                                {"merge_into", record_.at("merge_into")},
+                                {"dtype", record_.at("dtype")},
+                                {"largest_drift", largest_drift_}})
+                   : fmt::format("merged into {} weights, {}\nlargest rounding drift {:.3g} (each tensor's is in "
+                                 "merge.json)\nwritten to  {}\n",
+                                 base, dtype_name(written_dtype_), largest_drift_, job_.common.output_dir));
+    return static_cast<int>(ExitCode::kOk);
   }
 
   const MergeJob& job_;
@@ -363,14 +363,18 @@ int run_merge(const MergeJob& job) {
   const fs::path model = model_folder_of(job.model);
   const ModelConfig config = read_model_config(model);
   std::vector<Source> sources = load_sources(job.merge);
-  const auto store = std::make_shared<WeightStore>(at::kCPU, at::kFloat, WeightPolicy{.planned = true});
+  BaseSettings written;
+  written.quantize = job.merge.quantize == MergeQuantize::kNf4;
+  written.nested = job.model.use_bnb_nested_quant;
+  written.dtype = output_dtype(job.merge.dtype, stored_dtype(config));
+  const auto store = planned_store(written);
   const Decoder unfilled(config, store, TrainingPlan{});
   check_sources(sources, config, [&](const std::string& weight) {
     const bool tied_head = config.tied_embeddings && weight == unfilled.modules().head + ".weight";
     return store->member(tied_head ? unfilled.modules().embedding + ".weight" : weight).shape;
   });
   check_output(job.common.output_dir, model, sources);
-  if (job.common.dry_run) return print_plan(job, sources, store->missing().size());
+  if (job.common.dry_run) return print_plan(job, sources, *store);
   fetch_weights(job.model, model);
   return MergeRun(job, model, std::move(sources)).run();
 }

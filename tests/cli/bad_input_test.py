@@ -268,8 +268,13 @@ class BadInputTest(unittest.TestCase):
         self.assertEqual((shared / "thesis.txt").read_text(), "mine")
         self.assertTrue((self.model / "config.json").exists() and (adapter / "adapter_config.json").exists())
         merged = self.root / "merged"
+        plan = tiny_model.run("merge", "--model_name_or_path", self.model, "--adapter", adapter, "--dry_run", "--json",
+                              "--dtype", "float32")
         for _ in range(2):
             self.output("merge", 0, merged)
+        weights = (merged / "model.safetensors").read_bytes()
+        header = 8 + int.from_bytes(weights[:8], "little")
+        self.assertEqual(json.loads(plan.stdout)["bytes"], {"output": len(weights) - header}, plan.stderr)
         self.assertTrue((merged / "merge.json").exists())
 
     def test_train_removes_temporary_files_of_its_own_alone(self):
