@@ -41,7 +41,7 @@ std::vector<const Dataset*> DataSources::datasets() const {
 
 std::optional<std::string> end_token_problem(const RowCounts& counts, const RowEncoder& encoder) {
   const auto answers = std::accumulate(counts.end_tokens.begin(), counts.end_tokens.end(), std::int64_t{0},
-                                     [](std::int64_t sum, const auto& entry) { return sum + entry.second; });
+                                       [](std::int64_t sum, const auto& entry) { return sum + entry.second; });
   if (answers == 0 || counts.without_end < answers) return std::nullopt;
   const auto most = std::max_element(counts.end_tokens.begin(), counts.end_tokens.end(),
                                      [](const auto& a, const auto& b) { return a.second < b.second; });

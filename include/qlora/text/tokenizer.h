@@ -31,8 +31,8 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Reads tokenizer.json, else tokenizer.model with the folder's added tokens, from a model folder. tokenizer.json as it
-  // is decides, never tokenizer_class; but special tokens are found wherever they are written, as in transformers:
+  // Reads tokenizer.json, else tokenizer.model with the folder's added tokens, from a model folder. tokenizer.json as
+  // it is decides, never tokenizer_class; but special tokens are found wherever they are written, as in transformers:
   // templates put them where the packages' own search misses some (Llama 2's "</s>" without a space before it, every
   // control symbol of SentencePiece). Throws DataError naming file and place, UsageError for a tiktoken vocabulary.
   static std::unique_ptr<Tokenizer> load(const std::filesystem::path& model_folder);
