@@ -120,7 +120,7 @@ def compare_writing(compare, name, model, adapter, nested, folder):
     loaded = transformers.AutoModelForCausalLM.from_pretrained(ours, dtype=torch.float32).eval()
     logits = reference_logits(decoded(loaded, dense), rows)
     compare.within(f"{name}: loaded by transformers and here", logits_difference(logits_of(ours, rows), logits), 1e-5)
-    compare.within(f"{name}: by bitsandbytes' product", logits_difference(reference_logits(loaded, rows), logits), 2e-2)
+    compare.within(f"{name}: by bitsandbytes' product", logits_difference(reference_logits(loaded, rows), logits), 5e-2)
     own = reference_logits(decoded(theirs, dense), rows)
     compare.within(f"{name}: against bitsandbytes' own", logits_difference(logits, own), 1e-2 if nested else 0)
 
