@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include <ATen/Context.h>
 #include <ATen/cuda/CUDAContextLight.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -86,7 +87,8 @@ bool serves(at::Device device, Dtype dtype) {
 }
 
 std::int64_t free_bytes(at::Device device) {
-  if (!device.is_cuda()) return 0;
+  if (!device.is_cuda() || !at::hasCUDA()) return 0;
+  at::globalContext().lazyInitDevice(at::kCUDA);  // the allocator knows no device before
   const c10::cuda::CUDAGuard guard(device);
   std::size_t free = 0;
   std::size_t total = 0;
