@@ -11,7 +11,6 @@
 namespace qlora {
 namespace {
 
-constexpr std::size_t kMostRows = 256;
 constexpr std::size_t kWorthSharing = 16;  // tokens
 
 }  // namespace
@@ -95,7 +94,7 @@ void ChoiceScorer::run_batch(const std::vector<Row>& rows, std::size_t begin, st
 }
 
 void ChoiceScorer::run_plain(const std::vector<Row>& rows) {
-  const auto most = static_cast<std::size_t>(batch_size_.value_or(kMostRows));
+  const auto most = static_cast<std::size_t>(batch_size_.value_or(kMostQuestions));
   for (std::size_t begin = 0; begin < rows.size();) {
     const std::size_t end = batch_end(rows, begin, most, 0);
     run_batch(rows, begin, end, nullptr, 0);
@@ -107,7 +106,8 @@ void ChoiceScorer::run_shared(const std::vector<Row>& rows, std::size_t shared) 
   std::size_t longest = 0;
   for (const Row& row : rows) longest = std::max(longest, row.ids.size());
   const auto capacity = static_cast<std::int64_t>(longest);
-  const auto wanted = std::min<std::int64_t>(static_cast<std::int64_t>(rows.size()), batch_size_.value_or(kMostRows));
+  const auto wanted =
+      std::min<std::int64_t>(static_cast<std::int64_t>(rows.size()), batch_size_.value_or(kMostQuestions));
   const std::int64_t slots = std::max<std::int64_t>(2, cache_slots_for(decoder_, capacity, wanted + 1));
   KvCache cache(decoder_.cache_layers(), slots, capacity, decoder_.device(), decoder_.dtype());
 

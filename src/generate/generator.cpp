@@ -15,7 +15,6 @@
 namespace qlora {
 namespace {
 
-constexpr std::int64_t kMostSlots = 64;
 constexpr std::int64_t kWorthSharing = 16;  // tokens
 
 // A row that goes on with these tokens; its last one's next is wanted.
@@ -38,12 +37,6 @@ at::Tensor indices(const std::vector<std::int64_t>& values, at::Device device) {
 }  // namespace
 
 Generator::Generator(Decoder& decoder, Settings settings) : decoder_(decoder), settings_(std::move(settings)) {}
-
-std::int64_t Generator::slots_for(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t capacity) const {
-  const auto count = static_cast<std::int64_t>(prompts.size());
-  if (settings_.options.batch_size) return std::min(count, *settings_.options.batch_size);
-  return cache_slots_for(decoder_, capacity, std::min(count, kMostSlots));
-}
 
 // A convolution's state is that of a slot's last token alone; and where a row's length decides how its tokens are
 // turned, rows have no common beginning.
@@ -91,7 +84,7 @@ std::vector<Answer> Generator::generate(const std::vector<std::vector<std::int32
     throw DataError(fmt::format("a prompt of {} tokens and max_new_tokens {} exceed the model's {} positions", longest,
                                 settings_.options.max_new_tokens, most));
   }
-  const std::int64_t slots = slots_for(prompts, capacity);
+  const std::int64_t slots = answer_slots(decoder_, settings_.options, std::ssize(prompts), capacity);
   const at::Device device = decoder_.device();
   prompts_ = &prompts;
   cache_ = std::make_unique<KvCache>(decoder_.cache_layers(), slots, capacity, device, decoder_.dtype());

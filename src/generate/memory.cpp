@@ -9,8 +9,6 @@
 namespace qlora {
 namespace {
 
-constexpr std::int64_t kMostRows = 64, kMostQuestions = 256;  // that are under way at a time
-
 // A cache has one slot more than rows: what a bucket's empty places write goes there.
 std::int64_t cache_bytes(const Decoder& decoder, std::int64_t slots, std::int64_t capacity) {
   if (slots == 0) return 0;
@@ -37,8 +35,7 @@ std::int64_t generator_bytes(const Decoder& decoder, const GenerateOptions& opti
                              std::int64_t longest_prompt) {
   if (prompts == 0) return 0;
   const std::int64_t capacity = longest_prompt + options.max_new_tokens;
-  const std::int64_t slots = options.batch_size ? std::min(prompts, *options.batch_size)
-                                                : cache_slots_for(decoder, capacity, std::min(prompts, kMostRows));
+  const std::int64_t slots = answer_slots(decoder, options, prompts, capacity);
   const std::int64_t tokens = std::max(longest_prompt, std::min(kPassTokens, slots * longest_prompt));
   return pass_bytes(decoder, HeadKind::kLogits, {tokens, slots, slots, capacity});
 }

@@ -105,4 +105,10 @@ std::int64_t cache_slots_for(const Decoder& decoder, std::int64_t capacity, std:
   return std::clamp<std::int64_t>(room / bytes, 1, most);
 }
 
+std::int64_t answer_slots(const Decoder& decoder, const GenerateOptions& options, std::int64_t prompts,
+                          std::int64_t capacity) {
+  if (options.batch_size) return std::min(prompts, *options.batch_size);
+  return cache_slots_for(decoder, capacity, std::min(prompts, kMostAnswers));
+}
+
 }  // namespace qlora

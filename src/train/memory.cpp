@@ -61,20 +61,13 @@ constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
 // What CUDA takes for itself out of max_memory_gib: its context, kernels and graphs.
 constexpr double kCudaContextGib = 0.5;
 
-std::int64_t parameter_bytes(const Decoder& decoder) {
-  const ParameterSet& p = decoder.parameters();
-  const bool copied = p.values().scalar_type() != decoder.dtype();
-  const auto copy = copied ? p.size() * static_cast<std::int64_t>(c10::elementSize(decoder.dtype())) : 0;
-  return static_cast<std::int64_t>(p.values().nbytes()) + copy;
-}
-
 // All but the activations and their workspace.
 MemoryBytes lasting_bytes(const Decoder& decoder, const TrainOptions& options) {
   MemoryBytes bytes;
   bytes.weights = decoder.store().planned_bytes();
   bytes.dequantized = decoder.store().planned_scratch_bytes();
-  bytes.trainable = parameter_bytes(decoder);
   bytes.gradients = static_cast<std::int64_t>(decoder.parameters().grads().nbytes());
+  bytes.trainable = decoder.parameters().bytes() - bytes.gradients;
   bytes.optimizer = optimizer_bytes(decoder.parameters(), adamw_settings(options), decoder.device()).device;
   bytes.workspaces = gemm_workspace_bytes(decoder.device());
   return bytes;
@@ -83,8 +76,8 @@ MemoryBytes lasting_bytes(const Decoder& decoder, const TrainOptions& options) {
 // Bytes that the run may have in all, what it holds already among them. A tenth of what is free is left to others.
 std::int64_t memory_limit(const Decoder& decoder, const TrainOptions& options) {
   const WeightStore& store = decoder.store();
-  const std::int64_t held = (store.planned() ? store.planned_bytes() : store.bytes() + store.scratch_bytes()) +
-                            parameter_bytes(decoder) + static_cast<std::int64_t>(decoder.parameters().grads().nbytes());
+  const std::int64_t held =
+      (store.planned() ? store.planned_bytes() : store.bytes() + store.scratch_bytes()) + decoder.parameters().bytes();
   const std::int64_t free = free_memory(decoder.device()) - (store.planned() ? held : 0);
   const std::int64_t limit = held + free / 10 * 9;
   if (!options.max_memory_gib) return limit;

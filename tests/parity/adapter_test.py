@@ -4,7 +4,7 @@ from pathlib import Path
 
 # First: it quietens the packages below.
 from models import (ARCHITECTURES, Comparison, encoded_rows, load_model, logits_difference, logits_of, make_model, our_row_losses, probe,
-                    random_rows, reference_logits, row_losses, run_qlora, worst_relative, write_rows)
+                    random_rows, reference_logits, row_losses, run_qlora, train_adapter, worst_relative, write_rows)
 
 import peft
 import safetensors.torch
@@ -39,13 +39,6 @@ def with_adapter(base, adapter):
     return peft.PeftModel.from_pretrained(load_model(base), adapter).eval()
 
 
-def train(model, data, folder, *arguments):
-    run_qlora("train", "--model_name_or_path", model, "--dataset", data, "--output_dir", folder, "--max_steps", 8,
-              "--per_device_train_batch_size", 4, "--learning_rate", 2e-2, "--lora_r", 6, "--lora_alpha", 9, "--dtype",
-              "float32", "--save_strategy", "no", "--device", "cpu", "--quiet", *arguments)
-    return folder
-
-
 def merge(model, output, adapters, *arguments):
     flags = [part for adapter in adapters for part in ("--adapter", adapter)]
     run_qlora("merge", "--model_name_or_path", model, *flags, "--output_dir", output, "--quiet", *arguments)
@@ -56,7 +49,7 @@ def compare_ours(compare, name, model, data, folder):
     """Adapters that qlora trained, loaded by PEFT."""
     rows = random_rows(LENGTHS)
     encoded = encoded_rows(model, data, 24)
-    lora = train(model, data, folder / "lora", "--method", "lora")
+    lora = train_adapter(model, data, folder / "lora", "--method", "lora")
     reference = with_adapter(model, lora)
     base = reference_logits(load_model(model), rows)
     want = reference_logits(reference, rows)
@@ -64,7 +57,7 @@ def compare_ours(compare, name, model, data, folder):
     compare.within(f"{name}: our adapter in PEFT, logits", logits_difference(logits_of(model, rows, adapter=str(lora)), want), 1e-5)
     losses = our_row_losses(model, data, folder, "--adapter", lora)
     compare.within(f"{name}: our adapter in PEFT, eval's losses", worst_relative(losses, row_losses(reference, encoded)), 1e-5)
-    some = train(model, data, folder / "some", "--method", "lora", "--lora_target_modules", "o_proj,up_proj")
+    some = train_adapter(model, data, folder / "some", "--method", "lora", "--lora_target_modules", "o_proj,up_proj")
     compare.within(f"{name}: our adapter of two linears in PEFT",
                    logits_difference(logits_of(model, rows, adapter=str(some)), reference_logits(with_adapter(model, some), rows)), 1e-5)
     return lora
@@ -84,7 +77,7 @@ def compare_peft(compare, name, model, folder):
 def compare_architecture(compare, kind, model, data, folder):
     """all-linear: trained here and loaded by PEFT, made by PEFT and loaded here, merged and loaded by transformers."""
     rows = random_rows(LENGTHS)
-    lora = train(model, data, folder / "lora", "--method", "lora")
+    lora = train_adapter(model, data, folder / "lora", "--method", "lora")
     want = reference_logits(with_adapter(model, lora), rows)
     compare.within(f"{kind}: our adapter in PEFT, logits", logits_difference(logits_of(model, rows, adapter=str(lora)), want), 1e-5)
     adapter = write_adapter(model, folder / "peft", 1, r=4, lora_alpha=8, target_modules="all-linear")
@@ -122,7 +115,7 @@ def compare_two(compare, name, model, folder):
 def compare_quantized(compare, name, model, data, folder):
     """An adapter trained over 4 bits: over our dequantized weights in PEFT, and merged into them."""
     rows = random_rows(LENGTHS)
-    adapter = train(model, data, folder / "qlora", "--method", "qlora")
+    adapter = train_adapter(model, data, folder / "qlora", "--method", "qlora")
     merge_dequantized = ("--merge_into", "dequantized", "--dtype", "float32")
     dequantized = merge(model, folder / "dequantized", [folder / "zero"], *merge_dequantized)
     want = reference_logits(with_adapter(dequantized, adapter), rows)

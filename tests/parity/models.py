@@ -178,6 +178,19 @@ def reference_logits(model, rows):
         return [model(input_ids=torch.tensor([ids])).logits[0].float() for ids in rows]
 
 
+def dequantized_by_bitsandbytes(quantized, model):
+    """The dense model whose linears hold what bitsandbytes decodes its own codes to: its own product on the
+    CPU has fewer digits."""
+    import bitsandbytes  # slow to load, and needed by few
+    dense = load_model(model)
+    linears = dict(dense.named_modules())
+    for name, module in quantized.named_modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            values = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            linears[name].weight.data.copy_(values)
+    return dense
+
+
 def random_rows(lengths, vocabulary=2048, seed=5):
     random = numpy.random.default_rng(seed)
     return [random.integers(3, vocabulary, length).tolist() for length in lengths]
@@ -202,6 +215,13 @@ def encoded_rows(model, data, count):
     text = run_qlora("prepare", "--model_name_or_path", model, "--dataset", data, "--preview", count, "--json", "--quiet")
     rows = [json.loads(line) for line in text.splitlines()]
     return [(row["input_ids"], row["labels"]) for row in rows]
+
+
+def train_adapter(model, data, folder, *arguments):
+    run_qlora("train", "--model_name_or_path", model, "--dataset", data, "--output_dir", folder, "--max_steps", 8,
+              "--per_device_train_batch_size", 4, "--learning_rate", 2e-2, "--lora_r", 6, "--lora_alpha", 9, "--dtype",
+              "float32", "--save_strategy", "no", "--device", "cpu", "--quiet", *arguments)
+    return folder
 
 
 def row_losses(model, rows):

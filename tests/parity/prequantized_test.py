@@ -4,12 +4,11 @@ import tempfile
 from pathlib import Path
 
 # First: it quietens the packages below.
-from models import (BUILD, Comparison, encoded_rows, load_model, logits_difference, logits_of, make_model, our_row_losses,
-                    random_rows, reference_logits, row_losses, run_qlora, worst_relative, write_rows)
+from models import (BUILD, Comparison, dequantized_by_bitsandbytes, encoded_rows, load_model, logits_difference, logits_of, make_model,
+                    our_row_losses, random_rows, reference_logits, row_losses, run_qlora, train_adapter, worst_relative, write_rows)
 
 import subprocess
 
-import bitsandbytes
 import peft
 import safetensors.torch
 import torch
@@ -30,26 +29,8 @@ def quantize(model, folder, nested, **options):
     return quantized
 
 
-def decoded(quantized, model):
-    """The dense model whose linears hold what bitsandbytes decodes: its own product on the CPU has fewer digits."""
-    dense = load_model(model)
-    linears = dict(dense.named_modules())
-    for name, module in quantized.named_modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            values = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
-            linears[name].weight.data.copy_(values)
-    return dense
-
-
 def tensors_of(folder):
     return {k: v for f in folder.glob("*.safetensors") for k, v in safetensors.torch.load_file(f).items()}
-
-
-def train(model, data, folder, *arguments):
-    run_qlora("train", "--model_name_or_path", model, "--dataset", data, "--output_dir", folder, "--max_steps", 8,
-              "--per_device_train_batch_size", 4, "--learning_rate", 2e-2, "--lora_r", 6, "--lora_alpha", 9, "--dtype",
-              "float32", "--save_strategy", "no", "--device", "cpu", "--quiet", *arguments)
-    return folder
 
 
 def merge(model, output, adapter, *arguments):
@@ -60,13 +41,13 @@ def merge(model, output, adapter, *arguments):
 def compare_loading(compare, name, quantized, model, stored, data, folder):
     """Logits and losses of a stored checkpoint; an adapter trained over it, in PEFT; and merged into it."""
     rows = random_rows(LENGTHS)
-    quantized = decoded(quantized, model)
+    quantized = dequantized_by_bitsandbytes(quantized, model)
     want = reference_logits(quantized, rows)
     compare.check(logits_difference(want, reference_logits(load_model(model), rows)) > 1e-3, f"{name}: 4 bits differ from 16")
     compare.within(f"{name}: logits", logits_difference(logits_of(stored, rows), want), 1e-5)
     encoded = encoded_rows(stored, data, 24)
     compare.within(f"{name}: eval's losses", worst_relative(our_row_losses(stored, data, folder), row_losses(quantized, encoded)), 1e-5)
-    adapter = train(stored, data, folder / "adapter")
+    adapter = train_adapter(stored, data, folder / "adapter")
     trained = logits_of(stored, rows, adapter=str(adapter))
     compare.within(f"{name}: adapter trained over it, in PEFT over bitsandbytes",
                    logits_difference(trained, reference_logits(peft.PeftModel.from_pretrained(quantized, adapter).eval(), rows)), 1e-5)
@@ -118,10 +99,10 @@ def compare_writing(compare, name, model, adapter, nested, folder):
     config, their_config = (json.loads((f / "config.json").read_text()) for f in (ours, folder / "theirs"))
     compare.check(config["quantization_config"] == their_config["quantization_config"], f"{name}: quantization_config equal")
     loaded = transformers.AutoModelForCausalLM.from_pretrained(ours, dtype=torch.float32).eval()
-    logits = reference_logits(decoded(loaded, dense), rows)
+    logits = reference_logits(dequantized_by_bitsandbytes(loaded, dense), rows)
     compare.within(f"{name}: loaded by transformers and here", logits_difference(logits_of(ours, rows), logits), 1e-5)
     compare.within(f"{name}: by bitsandbytes' product", logits_difference(reference_logits(loaded, rows), logits), 5e-2)
-    own = reference_logits(decoded(theirs, dense), rows)
+    own = reference_logits(dequantized_by_bitsandbytes(theirs, dense), rows)
     compare.within(f"{name}: against bitsandbytes' own", logits_difference(logits, own), 1e-2 if nested else 0)
 
 
@@ -156,7 +137,7 @@ def main():
                 place = folder / str(nested)
                 quantized = quantize(model, place / "stored", nested)
                 compare_loading(compare, name, quantized, model, place / "stored", data, place)
-                adapter = train(model, data, place / "over-16", "--use_bnb_nested_quant", str(nested).lower())
+                adapter = train_adapter(model, data, place / "over-16", "--use_bnb_nested_quant", str(nested).lower())
                 compare_writing(compare, f"{name}, written", model, adapter, nested, place)
             skipped = ["lm_head", "model.layers.1.self_attn.q_proj", "model.layers.2.mlp"]
             some = quantize(model, folder / "some" / "stored", True, llm_int8_skip_modules=skipped)

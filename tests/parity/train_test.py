@@ -5,10 +5,9 @@ import tempfile
 from pathlib import Path
 
 # First: it quietens the packages below.
-from models import (ARCHITECTURES, SLOW, TEST_DATA, Comparison, encoded_rows, load_model, make_model, probe, relative, run_qlora,
-                    write_rows)
+from models import (ARCHITECTURES, SLOW, TEST_DATA, Comparison, dequantized_by_bitsandbytes, encoded_rows, load_model, make_model,
+                    probe, relative, run_qlora, write_rows)
 
-import bitsandbytes
 import peft
 import tokenizers
 import torch
@@ -194,17 +193,6 @@ def compare_targets(compare, kind, model, data, rows, folder):
             got = ours(model, data, folder / f"{kind}-{targets[0]}-{checkpointing}", method="lora", max_steps=6,
                        adapter_name_or_path=adapter, gradient_checkpointing=checkpointing)
             check(compare, f"{kind} lora, {' and '.join(targets)}, checkpointing {checkpointing}", got, want)
-
-
-def dequantized_by_bitsandbytes(quantized, model):
-    """The dense model whose linears hold what bitsandbytes decodes its own codes to."""
-    dense = load_model(model)
-    linears = dict(dense.named_modules())
-    for name, module in quantized.named_modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            values = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
-            linears[name].weight.data.copy_(values)
-    return dense
 
 
 def dequantized(model, adapter, output):

@@ -75,7 +75,6 @@ class Generator {
     std::int64_t tokens = 0;
   };
 
-  std::int64_t slots_for(const std::vector<std::vector<std::int32_t>>& prompts, std::int64_t capacity) const;
   std::vector<std::size_t> order_of(const std::vector<std::vector<std::int32_t>>& prompts) const;
   bool may_share() const;
   std::int64_t common(std::size_t prompt, std::size_t other) const;

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "qlora/generate/options.h"
 #include "qlora/models/decoder.h"
 #include "qlora/nn/batch.h"
 #include "qlora/nn/kv_cache.h"
@@ -30,8 +31,15 @@ inline constexpr std::int64_t kPassTokens = 4096;
 // `cache` null: every row is whole, from its first token.
 Batch make_row_batch(const std::vector<BatchRow>& rows, KvCache* cache, at::Device device);
 
+// Rows that are answered, and questions whose choices are scored, at a time, where batch_size leaves it open.
+inline constexpr std::int64_t kMostAnswers = 64, kMostQuestions = 256;
+
 // How many cache slots for rows of up to `capacity` tokens fit a quarter of a GPU's free memory, or 1 GiB if that is
 // more: at least 1, at most `most`.
 std::int64_t cache_slots_for(const Decoder& decoder, std::int64_t capacity, std::int64_t most);
+
+// The slots of a Generator over so many prompts: batch_size, else what fits.
+std::int64_t answer_slots(const Decoder& decoder, const GenerateOptions& options, std::int64_t prompts,
+                          std::int64_t capacity);
 
 }  // namespace qlora
