@@ -195,7 +195,7 @@ at::Tensor Generator::run(ProgramRunner& runner, const Batch& batch, std::vector
     cache_->advance(rows[r].slot, batch.row_bounds[r + 1] - batch.row_bounds[r]);
     draws.push_back({rows[r].slot, rows[r].prompt, static_cast<std::uint64_t>(rows[r].drawn++)});
   }
-  const at::Tensor tokens = sampler_->next(logits, draws);
+  at::Tensor tokens = sampler_->next(logits, draws);
   send(rows, tokens);
   return tokens;
 }

@@ -122,6 +122,7 @@ std::vector<LargestBatch> largest_batches(const PreparedSet& set, const BatchOpt
   std::sort(largest.begin(), largest.end(),
             [](const auto& a, const auto& b) { return a.shape.tokens > b.shape.tokens; });
   std::vector<LargestBatch> batches;
+  batches.reserve(largest.size());
   for (const Candidate& c : largest) batches.push_back({c.shape, pack_rows(set, c.rows, 0)});
   for (LargestBatch& b : batches) {
     b.shape.rows = most_rows;
