@@ -1,6 +1,6 @@
 // Arguments to settings. Only what a flag's value may be is looked up in the keys; its meaning is config.cpp's.
-// A library of option parsers would see neither the order of --key value and key=value, of which the last counts, nor
-// the other commands' keys.
+// CLI11 was tried: it stops at the first error where all are wanted, and takes what follows a flag for its value, be it
+// the next flag or, after a truth value that stands alone, the next key=value.
 #include "qlora/core/flags.h"
 
 #include <algorithm>
