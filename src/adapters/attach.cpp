@@ -63,7 +63,12 @@ void check_modules_to_save(const LoraConfig& config, const ModelConfig& model) {
 TrainingPlan make_training_plan(const LoraConfig& config, const ModelConfig& model, std::uint64_t seed) {
   const AdaptableModules modules = adaptable_modules(model);
   const std::vector<std::string> targets = lora_targets(config, modules.all, modules.apart);
-  if (targets.empty()) throw UsageError("lora_target_modules: names no linear of this model");
+  if (targets.empty()) {
+    std::set<std::string> parts;
+    for (const std::string& module : modules.all) parts.insert(module.substr(module.rfind('.') + 1));
+    throw UsageError(
+        fmt::format("lora_target_modules: names no module of this model; it has {}", fmt::join(parts, ", ")));
+  }
   check_modules_to_save(config, model);
   std::map<std::string, LoraSettings> settings;
   for (const std::string& module : targets) {

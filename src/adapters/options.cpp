@@ -5,6 +5,8 @@
 
 #include <spdlog/fmt/fmt.h>
 
+#include "qlora/adapters/pattern.h"
+#include "qlora/core/error.h"
 #include "qlora/core/schema.h"
 
 namespace qlora {
@@ -21,6 +23,15 @@ std::optional<std::string> alpha_of_scale(const std::string& text, const Lookup&
   double scale = 0, rank = 0;
   if (!text_to(text, scale) || !text_to(lookup("lora_r"), rank)) return std::nullopt;
   return fmt::format("{}", scale * rank);
+}
+
+std::string pattern_problem(const std::string& expression) {
+  try {
+    const NamePattern pattern(expression);
+    return "";
+  } catch (const DataError& error) {
+    return error.what();
+  }
 }
 
 }  // namespace
@@ -76,6 +87,7 @@ void declare(Schema<AdapterOptions>& schema) {
            "too), or a regular expression that matches the whole name.")
       .synonyms({"lora_target", "target_modules"})
       .synonym("lora_target_linear", {{"true", "all-linear"}, {"false", std::nullopt}});
+  schema.rule("lora_target_modules", [](const A& a) { return pattern_problem(a.lora_target_modules.regex); });
   schema.key("use_rslora", &A::use_rslora, "Scale by lora_alpha / sqrt(lora_r).")
       .synonyms({"lora_use_rslora", "peft_use_rslora"});
   schema

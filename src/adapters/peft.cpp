@@ -7,7 +7,9 @@
 
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
+#include "qlora/core/hash.h"
 #include "qlora/core/quote.h"
+#include "qlora/formats/mapped_file.h"
 #include "qlora/formats/model_folder.h"
 
 namespace qlora {
@@ -151,6 +153,14 @@ fs::path weight_file(const fs::path& folder) {
 }
 
 }  // namespace
+
+std::string adapter_identity(const fs::path& folder) {
+  Sha256 hash;
+  for (const fs::path& file : {weight_file(folder), resolve_inside(folder, kConfigFile)}) {
+    hash.update(MappedFile(file).text());
+  }
+  return hash.hex();
+}
 
 LoraAdapter load_lora_adapter(const fs::path& folder) {
   std::error_code error;

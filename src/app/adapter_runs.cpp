@@ -40,7 +40,8 @@ std::string words_for(const BaseSettings& settings) {
 }
 
 std::string name_of(const fs::path& folder, const std::vector<std::string>& taken) {
-  const fs::path clean = folder.filename().empty() ? folder.parent_path() : folder;
+  const fs::path whole = fs::absolute(folder).lexically_normal();  // ".", "a/." and "a/" are the folder's name, too
+  const fs::path clean = whole.filename().empty() ? whole.parent_path() : whole;
   std::string name = clean.filename().string();
   for (int i = 2; name == "base" || std::find(taken.begin(), taken.end(), name) != taken.end(); ++i)
     name = fmt::format("{}-{}", clean.filename().string(), i);

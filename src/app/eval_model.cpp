@@ -12,10 +12,9 @@
 #include "qlora/app/partial_results.h"
 #include "qlora/core/config.h"
 #include "qlora/core/error.h"
-#include "qlora/core/hash.h"
+#include "qlora/data/prepare.h"
 #include "qlora/eval/ratings.h"
 #include "qlora/eval/task_scores.h"
-#include "qlora/formats/mapped_file.h"
 #include "qlora/nn/gemm.h"
 
 namespace qlora {
@@ -60,19 +59,12 @@ std::vector<PlannedRun> plan_runs(const EvalJob& job, const ModelConfig& model,
 // and where they go does not matter.
 Json identity_of(const EvalJob& job) {
   Json keys = to_json(job);
-  for (const char* free :
-       {"output_dir", "device", "eval_dataset", "tables", "db_dir", "gold", "predictions", "mmlu_dir", "blind",
-        "ratings", "extract", "sql_timeout", "plug_value", "per_row", "require", "batch_size", "dequantize_cache"}) {
+  for (const char* free : {"output_dir", "device", "dataset", "eval_dataset", "val_size", "tables", "db_dir", "gold",
+                           "predictions", "mmlu_dir", "blind", "ratings", "extract", "sql_timeout", "plug_value",
+                           "per_row", "require", "batch_size", "dequantize_cache"}) {
     keys.erase(free);
   }
   return keys;
-}
-
-// SHA-256 of the adapter's files.
-std::string identity_of(const fs::path& adapter) {
-  Sha256 hash;
-  for (const char* name : {kAdapterWeightFile, "adapter_config.json"}) hash.update(MappedFile(adapter / name).text());
-  return hash.hex();
 }
 
 class ModelEvaluation {
@@ -112,8 +104,9 @@ class ModelEvaluation {
  private:
   static std::optional<Dataset> open_rows(const EvalJob& job) {
     if (!needs_rows(job.eval.tasks)) return std::nullopt;
-    if (job.data.eval_dataset.empty()) throw UsageError("eval_dataset: name the rows to evaluate on");
-    return Dataset(job.data.eval_dataset, Dataset::Role::kEvaluation, static_cast<std::uint64_t>(job.common.seed));
+    const auto seed = static_cast<std::uint64_t>(job.common.seed);
+    if (job.data.eval_dataset.empty()) return open_data(job.data, seed).eval;  // those that training leaves to it
+    return Dataset(job.data.eval_dataset, Dataset::Role::kEvaluation, seed);
   }
 
   std::vector<const Dataset*> datasets() const {
@@ -125,7 +118,7 @@ class ModelEvaluation {
     identity["data"] = tasks_.fingerprint();
     identity["base weights"] = base_->folder().weights_identity();
     Json adapters = Json::array();
-    for (const std::string& folder : job_.eval.adapter) adapters.push_back(identity_of(fs::path(folder)));
+    for (const std::string& folder : job_.eval.adapter) adapters.push_back(adapter_identity(folder));
     identity["adapter weights"] = adapters;
     return identity;
   }
@@ -186,7 +179,9 @@ class ModelEvaluation {
 
 int run_eval_model(const EvalJob& job) {
   check_eval_options(job.eval);
-  return ModelEvaluation(job).run();
+  EvalJob own = job;
+  if (!own.data.eval_dataset.empty()) own.data.dataset.clear();  // what training read says nothing here
+  return ModelEvaluation(own).run();
 }
 
 }  // namespace qlora

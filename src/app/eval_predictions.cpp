@@ -26,7 +26,9 @@ std::vector<fs::path> candidate_folders(const EvalJob& job) {
   const auto add = [&](const fs::path& path) {
     if (!path.empty()) folders.push_back(fs::is_directory(path) ? path : path.parent_path());
   };
-  for (const auto& entry : job.data.eval_dataset) add(entry.path);
+  for (const auto* entries : {&job.data.eval_dataset, &job.data.dataset}) {
+    for (const auto& entry : *entries) add(entry.path);
+  }
   add(job.eval.gold);
   return folders;
 }

@@ -38,7 +38,7 @@ RowRange part_of(const Dataset& dataset, const EvalOptions& options) {
 
 // The part's rows with their labels. Those without a labelled token are left out; those that are too long, too, or they
 // are cut, as `overflow` says.
-PreparedSet encode_part(const Dataset& dataset, const RowEncoder& encoder, const ModelLimits& limits, RowRange part) {
+EncodedSet encode_part(const Dataset& dataset, const RowEncoder& encoder, const ModelLimits& limits, RowRange part) {
   EncodedSet set = encode_rows(dataset, encoder, limits, Json::object(), part);
   const auto warn = [&](const char* reason, const std::string& why) {
     const auto found = set.counts.dropped.find(reason);
@@ -47,7 +47,7 @@ PreparedSet encode_part(const Dataset& dataset, const RowEncoder& encoder, const
   warn("too_long", fmt::format("longer than {} tokens", limits.positions.value_or(0)));
   warn("no_label", "no token has a label");
   if (set.rows.empty()) throw DataError("perplexity: no row with a labelled token is left");
-  return std::move(set.rows);
+  return set;
 }
 
 std::string last_answer(const Example& example) {
@@ -87,7 +87,7 @@ EvalTasks::EvalTasks(const EvalJob& job, const std::filesystem::path& model, con
   for (std::size_t i = 0; i < questions_.size() && i < prompts_.size(); ++i) questions_[i].prompt = prompts_[i].text;
   if (has_task(job_.eval, "perplexity")) {
     const ModelLimits limits = resolve_limits(job_.data, read_model_limits(model));
-    perplexity_rows_ = encode_part(*rows, encoder_, limits, part_);
+    perplexity_ = encode_part(*rows, encoder_, limits, part_);
   }
 }
 
@@ -108,10 +108,10 @@ std::int64_t EvalTasks::bytes(const Decoder& decoder) const {
   for (const Prompt& prompt : prompts_) longest = std::max(longest, std::ssize(prompt.ids));
   std::int64_t most = generator_bytes(decoder, job_.generate, std::ssize(prompts_), longest);
   if (mmlu_) most = std::max(most, mmlu_->bytes(decoder));
-  if (perplexity_rows_.empty()) return most;
-  const Epoch batches = evaluation_batches(perplexity_rows_, perplexity_batch());
+  if (perplexity_.rows.empty()) return most;
+  const Epoch batches = evaluation_batches(perplexity_.rows, perplexity_batch());
   for (std::int64_t i = 0; i < batches.steps(); ++i) {
-    const PackedBatch batch = batches.step(i).batch(perplexity_rows_, 0);
+    const PackedBatch batch = batches.step(i).batch(perplexity_.rows, 0);
     most = std::max(
         most, pass_bytes(decoder, HeadKind::kNll, {batch.tokens(), std::ssize(batch.targets), 0, batch.max_length()}));
   }
@@ -119,7 +119,7 @@ std::int64_t EvalTasks::bytes(const Decoder& decoder) const {
 }
 
 std::int64_t EvalTasks::tokens() const {
-  std::int64_t count = perplexity_rows_.tokens() + (mmlu_ ? mmlu_->tokens() : 0);
+  std::int64_t count = perplexity_.rows.tokens() + (mmlu_ ? mmlu_->tokens() : 0);
   for (const Prompt& prompt : prompts_) count += std::ssize(prompt.ids) + job_.generate.max_new_tokens;
   return count;
 }
@@ -129,10 +129,10 @@ std::string EvalTasks::fingerprint() const {
   const std::vector<std::int32_t> stops = encoder_.stop_ids();
   add_values(hash, std::span<const std::int32_t>(stops));
   for (const Prompt& prompt : prompts_) add_values(hash, std::span<const std::int32_t>(prompt.ids));
-  for (std::size_t i = 0; i < perplexity_rows_.size(); ++i) {
-    add_values(hash, perplexity_rows_.ids(i));
-    for (std::int64_t t = 0; t < perplexity_rows_.length(i); ++t)
-      hash.update(perplexity_rows_.labelled(i, t) ? "1" : "0");
+  for (std::size_t i = 0; i < perplexity_.rows.size(); ++i) {
+    add_values(hash, perplexity_.rows.ids(i));
+    for (std::int64_t t = 0; t < perplexity_.rows.length(i); ++t)
+      hash.update(perplexity_.rows.labelled(i, t) ? "1" : "0");
   }
   if (mmlu_) mmlu_->add_to(hash);
   return hash.hex();
@@ -256,7 +256,7 @@ TaskResult EvalTasks::generated(const std::vector<std::string>& answers) const {
 }
 
 TaskResult EvalTasks::perplexity(const std::string& name, Decoder& decoder, PartialResults& partial) const {
-  const PreparedSet& rows = perplexity_rows_;
+  const PreparedSet& rows = perplexity_.rows;
   std::map<std::uint32_t, RowLoss> known;
   for (std::uint32_t i = 0; i < rows.size(); ++i) {
     const Json* row = partial.find(name, "perplexity", i);
@@ -281,6 +281,8 @@ TaskResult EvalTasks::perplexity(const std::string& name, Decoder& decoder, Part
     task.rows.push_back(std::move(row));
   }
   task.overall = {{"loss", loss.mean()}, {"perplexity", std::exp(loss.mean())}};
+  task.details["left_out"] = perplexity_.counts.dropped;
+  task.details["truncated"] = perplexity_.counts.truncated;
   return task;
 }
 

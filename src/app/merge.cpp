@@ -313,7 +313,10 @@ class MergeRun {
                {"adapters", Json::array()},
                {"largest_drift", largest_drift_},
                {"drift", drift}};
-    for (const Source& s : sources_) record_["adapters"].push_back({{"path", s.folder.string()}, {"weight", s.weight}});
+    for (const Source& s : sources_) {
+      record_["adapters"].push_back(
+          {{"path", s.folder.string()}, {"weight", s.weight}, {"identity", adapter_identity(s.folder)}});
+    }
   }
 
   void write_config(const fs::path& output) const {

@@ -34,6 +34,19 @@ void needs_model(Schema<Job>& schema) {
   });
 }
 
+// The part of `dataset` that training leaves to evaluation.
+bool splits_off_rows(const DataOptions& data) {
+  return !data.dataset.empty() && data.val_size > 0;
+}
+
+template <class Job>
+void evaluates_one_set(Schema<Job>& schema) {
+  schema.rule("val_size", [](const Job& job) {
+    return unless(job.data.val_size == 0 || job.data.eval_dataset.empty(),
+                  "contradicts eval_dataset: give one of them");
+  });
+}
+
 template <class Job>
 void needs_output(Schema<Job>& schema) {
   schema.rule("output_dir", [](const Job& job) {
@@ -120,6 +133,7 @@ void declare(Schema<PrepareJob>& schema) {
   schema.group("Model", &J::model, {.only = {"model_name_or_path", "model_revision"}});
   schema.group("Data", &J::data, {.without = {"prepared_dir"}});
   needs_model(schema);
+  evaluates_one_set(schema);
   schema.rule("dataset",
               [](const J& job) { return unless(!job.data.dataset.empty(), "missing: name a file or folder of rows"); });
   schema.rule("output_dir", [](const J& job) {
@@ -139,6 +153,7 @@ void declare(Schema<TrainJob>& schema) {
   schema.group("Evaluation", &J::eval, {.only = {"extract", "sql_timeout", "plug_value", "mmlu_dir", "mmlu_limit"}});
   needs_model(schema);
   needs_output(schema);
+  evaluates_one_set(schema);
   schema.rule("dataset", [](const J& job) {
     const bool given = !job.data.dataset.empty() || !job.data.prepared_dir.empty();
     return unless(given, "missing: name a file or folder of rows, or a prepared_dir");
@@ -168,7 +183,7 @@ void declare(Schema<EvalJob>& schema) {
   using J = EvalJob;
   schema.group("Common", &J::common);
   schema.group("Model", &J::model, {.without = {"method"}});
-  schema.group("Data", &J::data, {.without = {"dataset", "val_size", "prepared_dir", "shuffle", "packing"}});
+  schema.group("Data", &J::data, {.without = {"prepared_dir", "shuffle", "packing"}});
   schema.group("Generation", &J::generate);
   schema.group("Evaluation", &J::eval);
   schema.rule("tasks", [](const J& job) {
@@ -181,8 +196,10 @@ void declare(Schema<EvalJob>& schema) {
     return unless(has_answers, "missing: name the model's folder, or a file of predictions");
   });
   schema.rule("eval_dataset", [](const J& job) {
-    const bool has_rows = !job.data.eval_dataset.empty() || !job.eval.gold.empty() || !job.eval.predictions.empty();
-    return unless(has_rows || !needs_rows(job.eval.tasks), "missing: name a file or folder of rows");
+    const bool has_rows = !job.data.eval_dataset.empty() || splits_off_rows(job.data) || !job.eval.gold.empty() ||
+                          !job.eval.predictions.empty();
+    return unless(has_rows || !needs_rows(job.eval.tasks),
+                  "missing: name a file or folder of rows, or the dataset and val_size that training had");
   });
   schema.rule("mmlu_dir", [](const J& job) { return missing_mmlu(job.eval.tasks, job.eval); });
 }

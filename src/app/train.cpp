@@ -279,6 +279,7 @@ class TrainRun {
                    {"epochs", fmt::format("{:.3g}", result.epochs)},
                    {"learning rate", fmt::format("{:g}", job_.train.learning_rate)},
                    {"training loss", fmt::format("{:.4f}", result.train_loss)}};
+    if (result.kept_step != result.steps) facts.emplace_back("best step, kept", std::to_string(result.kept_step));
     if (result.eval_loss) facts.emplace_back("evaluation loss", fmt::format("{:.4f}", *result.eval_loss));
     return facts;
   }

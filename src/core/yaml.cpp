@@ -3,6 +3,7 @@
 
 #include <fstream>
 #include <sstream>
+#include <vector>
 
 #include <spdlog/fmt/fmt.h>
 #include <yaml-cpp/eventhandler.h>
@@ -23,6 +24,10 @@ class Converter {
     if (++count_ > kMostValues) throw UsageError(origin_ + ": has more than 100,000 values; are its aliases nested?");
     Value value;
     value.place = place(node);
+    for (const YAML::Node& outer : outer_) {
+      if (node.is(outer)) throw UsageError(value.place.text() + ": an alias stands inside of what it stands for");
+    }
+    outer_.push_back(node);
     if (node.IsScalar()) {
       value.text = node.Scalar();
       value.quoted = node.Tag() == "!";
@@ -34,6 +39,7 @@ class Converter {
       value.kind = Value::Kind::kMap;
       for (const auto& pair : node) value.entries.push_back(entry(pair.first, pair.second));
     }
+    outer_.pop_back();
     return value;
   }
 
@@ -52,6 +58,7 @@ class Converter {
   }
 
   const std::string& origin_;
+  std::vector<YAML::Node> outer_;  // what the node in hand is part of
   int count_ = 0;
 };
 

@@ -120,6 +120,7 @@ std::vector<fs::path> files_of_repository(const DatasetEntry& entry, Dataset::Ro
 
 std::vector<fs::path> files_of(const DatasetEntry& entry, Dataset::Role role) {
   const fs::path path = entry.path;
+  if (path.empty()) throw UsageError("dataset: an entry names no path");
   if (fs::is_directory(path)) return below(path, choose_files(names_in(path), entry, role));
   if (!fs::exists(path)) {
     if (names_hub_repository(entry.path) && !is_json(path)) return files_of_repository(entry, role);

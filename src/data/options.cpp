@@ -33,9 +33,6 @@ void declare_rows(Schema<DataOptions>& schema) {
              "A folder that `qlora prepare` wrote: its rows are taken, after a check that `dataset`, where it is given "
              "too, still prepares to them.");
   schema.key("shuffle", &D::shuffle, "Shuffle the rows of each epoch; false: the file's order.");
-  schema.rule("val_size", [](const D& d) -> std::string {
-    return d.val_size > 0 && !d.eval_dataset.empty() ? "contradicts eval_dataset: give one of them" : "";
-  });
 }
 
 void declare_prompts(Schema<DataOptions>& schema) {

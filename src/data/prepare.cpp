@@ -88,9 +88,9 @@ void refuse_empty(const RowCounts& counts, const char* set, std::optional<std::i
     reasons += fmt::format("{}{} {} (the first: {})", reasons.empty() ? "" : ", ", count, reason,
                            counts.first_dropped.at(reason));
   }
-  throw DataError(
-      fmt::format("{}: all {} rows were dropped: {}; max_length is {}. --preview shows rows with their mask", set,
-                  counts.rows_in, reasons, max_length ? std::to_string(*max_length) : "unlimited"));
+  const bool too_long = counts.dropped.contains("too_long") && max_length;
+  throw DataError(fmt::format("{}: all {} rows were dropped: {}{}. --preview shows rows with their mask", set,
+                              counts.rows_in, reasons, too_long ? fmt::format("; max_length is {}", *max_length) : ""));
 }
 
 Json counts_to_json(const RowCounts& counts) {

@@ -17,6 +17,14 @@ std::size_t common_prefix(const std::string& a, const std::string& b) {
   return size;
 }
 
+// How many characters the two end in alike: `b` up to its byte `end`.
+std::size_t common_suffix(const std::string& a, const std::string& b, std::size_t end) {
+  const std::size_t most = std::min(a.size(), end);
+  std::size_t size = 0;
+  while (size < most && a[a.size() - 1 - size] == b[end - 1 - size]) ++size;
+  return size;
+}
+
 }  // namespace
 
 Json RowEncoder::variables_of(const Example& example) const {
@@ -65,6 +73,29 @@ std::optional<ByteSpan> RowEncoder::answer_span(const Conversation& chat, std::s
   return std::nullopt;
 }
 
+// A template may write the turns before an answer otherwise once it is there (a system message into the last user turn
+// of a prompt alone). What is trained is what would be generated: the prompt, and of the whole rendering what stands
+// behind the place where it reads like the prompt's end for the longest stretch before the answer.
+void RowEncoder::join_prompt_and_answer(const Conversation& chat, Rendered& rendered) const {
+  Json messages = chat.messages;
+  Json& content = messages.back()["content"];
+  if (!rendered.prompt || !content.is_string()) return;
+  const auto answer = content.get<std::string>();
+  content = answer.starts_with("a") ? "b" : "a";
+  const std::size_t begin =
+      common_prefix(rendered.text, render_messages({chat.variables, messages}, messages.size(), false));
+  std::size_t joint = 0, longest = 0;
+  for (std::size_t end = 1; end <= begin; ++end) {
+    const std::size_t size = common_suffix(*rendered.prompt, rendered.text, end);
+    if (size < longest || size == 0) continue;
+    longest = size;
+    joint = end;
+  }
+  if (longest == 0) return;
+  rendered.text = *rendered.prompt + rendered.text.substr(joint);
+  rendered.answers = {{rendered.prompt->size(), rendered.text.size()}};
+}
+
 Rendered RowEncoder::render_chat(const Example& example) const {
   const Conversation chat{variables_of(example), example.messages};
   Rendered rendered;
@@ -81,7 +112,11 @@ Rendered RowEncoder::render_chat(const Example& example) const {
   if (!rendered.prompt) rendered.prompt = render_messages(chat, chat.messages.size(), true);
   if (rendered.only_last) {
     rendered.answers.clear();
-    if (last) rendered.answers.push_back(*last);
+    if (last) {
+      rendered.answers.push_back(*last);
+    } else if (chat.messages.back()["role"] == "assistant") {
+      join_prompt_and_answer(chat, rendered);
+    }
   }
   return rendered;
 }

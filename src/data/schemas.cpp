@@ -38,7 +38,7 @@ std::map<std::string, Json> read_tables(const fs::path& path) {
 Schemas::Schemas(const fs::path& tables, const fs::path& db_dir) : tables_path_(tables), db_dir_(db_dir) {
   if (!tables.empty()) tables_ = read_tables(tables);
   if (!db_dir.empty() && !fs::is_directory(db_dir)) {
-    throw DataError(fmt::format("{}: db_dir is no folder", db_dir.string()));
+    throw DataError(fmt::format("db_dir: {}: no such folder", db_dir.string()));
   }
 }
 

@@ -47,14 +47,15 @@ std::vector<Json> read_metrics(const fs::path& path) {
   return lines;
 }
 
-MetricsFile::MetricsFile(const fs::path& folder, std::int64_t keep_steps, bool tensorboard)
+MetricsFile::MetricsFile(const fs::path& folder, std::int64_t keep_steps, bool tensorboard, bool evaluates_again)
     : path_(folder / "metrics.jsonl") {
   const fs::path runs = folder / "runs";
   fs::remove_all(runs);
   if (tensorboard) events_.emplace(runs);
   std::string kept;
   for (const Json& line : read_metrics(path_)) {
-    if (line.value("step", keep_steps + 1) > keep_steps) continue;
+    const auto step = line.value("step", keep_steps + 1);
+    if (step > keep_steps || (evaluates_again && step == keep_steps && line.contains("eval_loss"))) continue;
     kept += line.dump() + "\n";
     if (events_) events_->write(line.at("step").get<std::int64_t>(), scalars_of(line), wall_clock());
   }

@@ -48,6 +48,7 @@ Json TrainingResult::to_json(const std::string& output_dir) const {
           {"steps", steps},
           {"train_loss", train_loss},
           {"eval_loss", eval_loss ? Json(*eval_loss) : Json()},
+          {"kept_step", kept_step},
           {"tokens", tokens},
           {"input_tokens", input_tokens},
           {"seconds", seconds},
@@ -199,7 +200,7 @@ void Trainer::probe_memory() {
 TrainingResult Trainer::run() {
   const std::vector<std::string>& report_to = settings_.options.report_to;
   const bool tensorboard = report_to.empty() || std::count(report_to.begin(), report_to.end(), "tensorboard") > 0;
-  metrics_ = std::make_unique<MetricsFile>(settings_.output, step_, tensorboard);
+  metrics_ = std::make_unique<MetricsFile>(settings_.output, step_, tensorboard, evaluation_due_);
   probe_memory();
   Progress progress("steps", total_);
   evaluate_if_due();
@@ -485,6 +486,10 @@ void Trainer::load_best() {
   }
   decoder_.parameters().values().copy_(load_checkpoint(best).optimizer.values);
   decoder_.parameters().refresh_compute();
+  for (const Json& line : log_history_) {
+    if (line.at("step") == best_step_ && line.contains("eval_loss")) eval_loss_ = line.at("eval_loss").get<double>();
+  }
+  kept_step_ = best_step_;
   log_info("the best model is that of step {}: {} {:.6g}", best_step_, settings_.options.metric_for_best_model,
            *best_score_);
 }
@@ -495,6 +500,7 @@ TrainingResult Trainer::result() const {
   result.epochs = epoch_reached();
   result.train_loss = step_ == 0 ? 0.0 : loss_sum_ / static_cast<double>(step_);
   result.eval_loss = eval_loss_;
+  result.kept_step = kept_step_.value_or(step_);
   result.tokens = tokens_;
   result.input_tokens = input_tokens_;
   result.seconds = seconds_;

@@ -175,6 +175,9 @@ class BadInputTest(unittest.TestCase):
         self.train(2, f"{config}:2:", "learning_rate", config=config)
         config.write_text("lora_r: 4\nlora_r: 8\n")
         self.train(2, f"{config}:2:", "lora_r", config=config, lora_r=None)
+        config.write_text("lora_r: &x [*x]\n")
+        self.train(2, f"{config}:1:9: an alias stands inside of what it stands for", config=config, lora_r=None)
+        self.train(2, "an entry names no path", dataset="{format: text}")
         config.write_text("lora_r: [4\n")
         self.train(2, f"{config}:", config=config, lora_r=None)
 

@@ -123,6 +123,36 @@ class EvalTest(unittest.TestCase):
         shutil.copytree(self.base / "qlora", self.root / "base")
         self.assertEqual(list(self.losses("--adapter", self.root / "base")), ["base-2"])
 
+    def test_an_adapter_is_named_after_its_folder_however_it_is_spelt(self):
+        for path in (f"{self.base / 'qlora'}/.", f"{self.base / 'qlora'}/", self.base / "lora/../qlora"):
+            self.assertEqual(list(self.losses("--adapter", path)), ["qlora"])
+
+    def test_rows_that_are_left_out_are_counted(self):
+        rows = self.root / "rows.jsonl"
+        rows.write_text(self.rows.read_text() + json.dumps(
+            {"messages": [{"role": "user", "content": "x " * 200}, {"role": "assistant", "content": "y"}]}) + "\n")
+        count = len(self.rows.read_text().splitlines())
+        for overflow, left_out, truncated in (("drop", {"too_long": 1}, 0), ("truncate", {"too_long": 1}, 0)):
+            task = json.loads(self.eval("--json", "--max_length", 128, "--overflow", overflow, rows=rows).stdout)[
+                "runs"]["base"]["tasks"]["perplexity"]
+            self.assertEqual((task["n"], task["left_out"], task["truncated"]), (count, left_out, truncated))
+
+    def test_the_rows_that_training_left_out_are_the_evaluations(self):
+        rows = ["--dataset", self.rows, "--val_size", 4]
+        first = tiny_model.run("eval", "--model_name_or_path", self.model, *rows, "--tasks", "perplexity", "--json",
+                               "--per_row", self.root / "rows.jsonl", "--device", "cpu")
+        self.assertEqual(first.returncode, 0, first.stderr)
+        out = self.root / "trained"
+        trained = tiny_model.run("train", "--model_name_or_path", self.model, *rows, "--output_dir", out, "--max_steps", 1,
+                                 "--eval_strategy", "steps", "--eval_steps", 1, "--learning_rate", 0, "--device", "cpu",
+                                 "--method", "lora", "--json")
+        self.assertEqual(trained.returncode, 0, trained.stderr)
+        self.assertAlmostEqual(json.loads(first.stdout)["runs"]["base"]["tasks"]["perplexity"]["overall"]["loss"],
+                               json.loads(trained.stdout)["eval_loss"], places=6)
+        missing = tiny_model.run("eval", "--model_name_or_path", self.model, *rows[:2], "--tasks", "perplexity")
+        self.assertEqual(missing.returncode, 2)
+        self.assertIn("val_size", missing.stderr)
+
     def test_one_base_cannot_be_paired_with_adapters_over_two(self):
         flags = ("--baseline", "true", *self.adapters("qlora", "lora"))
         self.refused(self.base / "qlora", self.base / "lora", "load_in_4bit", flags=flags)

@@ -130,7 +130,8 @@ class TrainTest(TrainRuns):
 
     def test_finished_run_prints_its_result_and_a_change_is_named(self):
         first = json.loads(self.succeed(self.out, "--json", max_steps=4).stdout)
-        self.assertEqual(set(first), {"output_dir", "steps", "train_loss", "eval_loss", "tokens", "input_tokens", "seconds",
+        self.assertEqual(set(first), {"output_dir", "steps", "kept_step", "train_loss", "eval_loss", "tokens", "input_tokens",
+                                      "seconds",
                                       "tokens_per_second", "memory_allocated_gib", "memory_used_gib"})
         before = (self.out / "adapter_model.safetensors").stat().st_mtime_ns
         self.assertEqual(json.loads(self.succeed(self.out, "--json", max_steps=4).stdout), first)
@@ -297,6 +298,8 @@ class TrainTest(TrainRuns):
         self.assertEqual(train("--max_length", 200, "--output_dir", self.out / "same").returncode, 0)
 
     def test_targets_that_are_no_modules_are_named(self):
+        self.refused(2, "--lora_target_modules: the regular expression '.*(q_proj' is malformed", self.out,
+                     lora_target_modules=".*(q_proj")
         self.refused(2, "'qproj' is no module of this model that carries an adapter; there are: down_proj", self.out,
                      lora_target_modules="v_proj,qproj")
 
@@ -355,6 +358,13 @@ class TrainTest(TrainRuns):
         self.assertEqual(state["best_model_checkpoint"], str(best))
         self.assertEqual((self.out / "adapter_model.safetensors").read_bytes(),
                          (best / "adapter_model.safetensors").read_bytes())
+        # What is said of the result is said of the weights that are kept.
+        result = json.loads((self.out / "train_results.json").read_text())["result"]
+        losses = {line["step"]: line["eval_loss"] for line in metrics(self.out) if "eval_loss" in line}
+        self.assertEqual(result["kept_step"], state["best_global_step"])
+        self.assertEqual(result["eval_loss"], losses[result["kept_step"]])
+        self.assertNotEqual(result["eval_loss"], losses[result["steps"]])
+        self.assertIn(f"{result['eval_loss']:.4f}", (self.out / "README.md").read_text())
 
 
 if __name__ == "__main__":

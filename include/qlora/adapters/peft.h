@@ -55,6 +55,9 @@ struct LoraAdapter {
 // pickled weights (refused unopened); UsageError for what parse_lora_config refuses, and for tensors of such features.
 LoraAdapter load_lora_adapter(const std::filesystem::path& folder);
 
+// SHA-256 of an adapter folder's config and weights, in hexadecimal. Throws DataError for a file that cannot be read.
+std::string adapter_identity(const std::filesystem::path& folder);
+
 // Checks the adapter against a base: `weights` maps the names of the modules that may carry an adapter to the shapes of
 // their weights. Throws DataError naming the module that the base lacks or has in another shape, or that the config
 // targets and the adapter lacks.

@@ -73,7 +73,7 @@ class EvalTasks {
   std::unique_ptr<SpiderScorer> scorer_;
   std::optional<MmluEvaluation> mmlu_;
   std::vector<Prompt> prompts_;
-  PreparedSet perplexity_rows_;
+  EncodedSet perplexity_;
   std::int64_t new_tokens_ = 0;
   double generation_seconds_ = 0.0;
 };

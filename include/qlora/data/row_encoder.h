@@ -26,7 +26,9 @@ struct Rendered {
       prompt;                       // the text up to the last answer, as generation would see it; none for format text
   bool add_special_tokens = false;  // whether the tokenizer's own post-processing belongs to it
   bool learn_all = false;           // format text: the loss is taken on every token
-  bool only_last = false;  // an earlier rendering is no prefix of this one: the last answer alone is in `answers`
+  // An earlier rendering is no prefix of this one: the last answer alone is in `answers`. Where that holds for its own
+  // prompt, too, `text` is the prompt and the answer, joined.
+  bool only_last = false;
 };
 
 // A row as tokens.
@@ -94,6 +96,7 @@ class RowEncoder {
   Rendered render_completion(const Example& example) const;
   std::string render_messages(const Conversation& chat, std::size_t count, bool generation) const;
   std::optional<ByteSpan> answer_span(const Conversation& chat, std::size_t i, Rendered& rendered) const;
+  void join_prompt_and_answer(const Conversation& chat, Rendered& rendered) const;
   Json variables_of(const Example& example) const;
   Encoding encode_text(const std::string& text, bool add_special_tokens) const;
   bool is_end_token(std::int32_t id) const;

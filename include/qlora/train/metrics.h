@@ -34,9 +34,10 @@ std::vector<Json> read_metrics(const std::filesystem::path& path);
 // metrics.jsonl, appended line by line, and beside it the same as TensorBoard events under runs/.
 class MetricsFile {
  public:
-  // Lines of an earlier run beyond `keep_steps` are cut off; events are written anew from those that are kept, so no
-  // step is there twice.
-  MetricsFile(const std::filesystem::path& folder, std::int64_t keep_steps, bool tensorboard);
+  // Lines of an earlier run beyond `keep_steps` are cut off, and so is the evaluation of that step where it is made
+  // again; events are written anew from those that are kept, so no step is there twice.
+  MetricsFile(const std::filesystem::path& folder, std::int64_t keep_steps, bool tensorboard,
+              bool evaluates_again = false);
   // Throws RuntimeFailure naming the file.
   void write(const Json& line);
 

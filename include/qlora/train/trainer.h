@@ -44,8 +44,9 @@ struct TrainerSettings {
 struct TrainingResult {
   std::int64_t steps = 0;
   double epochs = 0.0;
-  double train_loss = 0.0;  // mean of all steps' losses
-  std::optional<double> eval_loss;
+  double train_loss = 0.0;          // mean of all steps' losses
+  std::optional<double> eval_loss;  // of the weights that are kept, where they were evaluated
+  std::int64_t kept_step = 0;       // whose weights these are: another than the last under load_best_model_at_end
   std::int64_t tokens = 0, input_tokens = 0;
   double seconds = 0.0, tokens_per_second = 0.0;
   double memory_allocated_gib = 0.0, memory_used_gib = 0.0;
@@ -134,6 +135,7 @@ class Trainer {
   std::int64_t steps_at_scale_ = 0;
   std::optional<double> eval_loss_, best_score_;
   std::int64_t best_step_ = 0, evaluations_without_best_ = 0;
+  std::optional<std::int64_t> kept_step_;
   bool evaluation_due_ = false;  // a signal came before it
   bool stop_early_ = false;
   Json log_history_ = Json::array();

@@ -49,6 +49,11 @@ TEST(Yaml, RefusesWithAPlace) {
   EXPECT_EQ(message_of<UsageError>([] { read_yaml("/tmp"); }), "/tmp: cannot be read: it is a folder");
 }
 
+TEST(Yaml, AnAliasInsideOfWhatItStandsForIsRefused) {
+  EXPECT_EQ(yaml_error("a: &x [1, *x]"), "x:1:4: an alias stands inside of what it stands for");
+  EXPECT_EQ(yaml_error("a: &x\n  b: {c: *x}"), "x:1:4: an alias stands inside of what it stands for");
+}
+
 TEST(Yaml, AliasesAreReadAndCannotExplode) {
   EXPECT_EQ(parse_yaml("a: &x 1\nb: *x\n", "f").entries[1].value.text, "1");
   std::string bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n";

@@ -80,7 +80,7 @@ TEST_F(PrepareTest, RowsWithoutALabelAreDroppedAlsoAfterTheCut) {
   options.overflow = Overflow::kTruncate;
   const PreparedData data = prepare_plain(options);
   EXPECT_EQ(data.train.counts.rows_kept, 1);
-  EXPECT_EQ(data.train.counts.dropped.at("no_label"), 1);
+  EXPECT_EQ(data.train.counts.dropped.at("too_long"), 1);
   EXPECT_EQ(data.train.counts.truncated, 0);
 }
 

@@ -83,6 +83,34 @@ TEST(Render, AGenerationPromptThatSaysMoreThanTheTurn) {
   EXPECT_THAT(*rendered.prompt, HasSubstr("[assistant]<think>"));
 }
 
+// As Mistral-Nemo's: the system message stands in the last turn of a user, and nowhere once an answer follows.
+std::string render_system_late(const Json& variables) {
+  const Json& messages = variables["messages"];
+  const bool has_system = messages[0]["role"] == "system";
+  std::string text;
+  for (std::size_t i = has_system ? 1 : 0; i < messages.size(); ++i) {
+    const auto content = messages[i]["content"].get<std::string>();
+    const bool asks = messages[i]["role"] == "user";
+    const bool last = i + 1 == messages.size();
+    const std::string system = has_system && last ? messages[0]["content"].get<std::string>() + "\n\n" : "";
+    text += asks ? "[INST]" + system + content + "[/INST]" : content + "<|end|>";
+  }
+  return text;
+}
+
+TEST(Render, APromptThatSaysMoreThanTheTurnsBeforeTheAnswerIsTrainedAsItIsAsked) {
+  const RowEncoder encoder(std::make_shared<ByteTokenizer>(), chat_tokens(),
+                           std::make_shared<FunctionTemplate>(render_system_late), DataOptions{});
+  for (const char* answer : {"a", "banana", "[/INST]", ""}) {
+    const Rendered rendered = encoder.render(
+        chat({{"system", "S"}, {"user", "q"}, {"assistant", "1"}, {"user", "a"}, {"assistant", answer}}));
+    EXPECT_EQ(*rendered.prompt, "[INST]q[/INST]1<|end|>[INST]S\n\na[/INST]");
+    EXPECT_EQ(rendered.text, *rendered.prompt + answer + "<|end|>");
+    EXPECT_EQ(learnt(encoder.encode(rendered)), std::string(answer) + "<|end|>");
+    EXPECT_TRUE(rendered.only_last);
+  }
+}
+
 TEST(Render, AConversationThatBeginsWithAnAnswer) {
   const RowEncoder encoder(std::make_shared<ByteTokenizer>(), chat_tokens(),
                            std::make_shared<FunctionTemplate>([](const Json& variables) {

@@ -215,7 +215,7 @@ TEST(Spider, UnknownDatabasesAreNamed) {
   EXPECT_THAT(error_of<DataError>([&] { schemas.create_tables("../shop"); }), HasSubstr("no plain name"));
   EXPECT_THAT(error_of<DataError>([&] { Schemas(folder.write("bad.json", "[{\"x\":1}]"), ""); }),
               HasSubstr("entry 0 has no db_id"));
-  EXPECT_THAT(error_of<DataError>([&] { Schemas("", folder.path() / "none"); }), HasSubstr("db_dir is no folder"));
+  EXPECT_THAT(error_of<DataError>([&] { Schemas("", folder.path() / "none"); }), HasSubstr("none: no such folder"));
   const Schemas broken(folder.write("broken.json", R"([{"db_id":"x","table_names_original":["t"],
       "column_names_original":[[0,"a"],[4,"b"]],"column_types":["text","text"]}])"),
                        "");

@@ -50,6 +50,17 @@ TEST(Metrics, AResumedRunCutsWhatItWillWriteAgain) {
   EXPECT_EQ(event_files(folder.path()), 1);
 }
 
+TEST(Metrics, AnEvaluationThatIsMadeAgainIsCutOff) {
+  const TemporaryFolder folder;
+  const Json evaluation{{"step", 3}, {"eval_loss", 1.5}};
+  MetricsFile file(folder.path(), 0, false);
+  for (const Json& written : {line(2), line(3), evaluation}) file.write(written);
+  MetricsFile(folder.path(), 3, false);
+  EXPECT_EQ(read_metrics(folder.path() / "metrics.jsonl"), (std::vector<Json>{line(2), line(3), evaluation}));
+  MetricsFile(folder.path(), 3, false, /*evaluates_again=*/true);
+  EXPECT_EQ(read_metrics(folder.path() / "metrics.jsonl"), (std::vector<Json>{line(2), line(3)}));
+}
+
 TEST(Metrics, ANewRunStartsEmpty) {
   const TemporaryFolder folder;
   MetricsFile(folder.path(), 0, true).write(line(1));
