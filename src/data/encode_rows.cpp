@@ -1,6 +1,7 @@
 // All rows of a data set encoded on all cores, and what became of each.
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <unordered_set>
 
 #include <fmt/format.h>
@@ -107,14 +108,16 @@ EncodedSet encode_rows(const Dataset& dataset, const RowEncoder& encoder, const 
   EncodedSet set;
   std::vector<EncodedRow> rows;
   std::vector<Json> ids;
+  std::set<std::uint64_t> numbers;
   for (std::size_t i = 0; i < examples.size(); ++i) {
     if (!keep_row(examples[i], dataset.place(range.begin + i), encoder, limits, set.counts)) continue;
+    numbers.insert(dataset.number(range.begin + i));
     rows.push_back(std::move(examples[i].row));
     ids.push_back(std::move(examples[i].id));
   }
   std::sort(set.counts.lengths.begin(), set.counts.lengths.end());
   set.rows = PreparedSet::from_rows(rows, ids, metadata);
-  set.counts.duplicates = static_cast<std::int64_t>(set.rows.size() - distinct_rows(set.rows).size());
+  set.counts.duplicates = static_cast<std::int64_t>(numbers.size() - distinct_rows(set.rows).size());
   return set;
 }
 

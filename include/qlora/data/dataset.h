@@ -31,6 +31,8 @@ class Dataset {
   // Throws DataError "file:line: ..." for a malformed row.
   Example example(std::size_t i, const FormatContext& context, const std::optional<std::string>& system_prompt) const;
   std::string place(std::size_t i) const;
+  // Which of all rows that were read: a row that its entry's weight takes again has the same.
+  std::uint64_t number(std::size_t i) const { return refs_[i].number; }
   const RowFormat& format(std::size_t i) const { return *sources_[refs_[i].source].format; }
 
   // The formats that occur.

@@ -108,6 +108,8 @@ TEST_F(PrepareTest, DuplicatesAndLeaksAreCounted) {
   EXPECT_EQ(data.train.counts.duplicates, 1);
   EXPECT_EQ(data.leaked, 1);
   EXPECT_EQ(data.manifest()["eval"]["rows_kept"], 2);
+  options.dataset.front().weight = 2.0;  // asked for: no duplicates
+  EXPECT_EQ(prepare_plain(options).train.counts.duplicates, 1);
 }
 
 TEST_F(PrepareTest, ValSizeSplitsBySeedWithoutLosingRows) {
