@@ -67,6 +67,21 @@ __device__ __forceinline__ float block_sum(float x, float* shared) {
   return warp_sum(lane < warps ? shared[lane] : 0.0F);
 }
 
+// The block's largest, 0 or more, known to all threads; NaN does not count. `shared` holds 32 floats.
+__device__ __forceinline__ float block_max(float x, float* shared) {
+  const auto warp_max = [](float y) {
+    for (int offset = 16; offset > 0; offset /= 2) y = fmaxf(y, __shfl_xor_sync(0xffffffffU, y, offset));
+    return y;
+  };
+  x = warp_max(x);
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  __syncthreads();
+  if (lane == 0) shared[threadIdx.x / 32] = x;
+  __syncthreads();
+  return warp_max(lane < warps ? shared[lane] : 0.0F);
+}
+
 // Blocks of `threads` for `count` items, bounded so that each thread loops over a few.
 inline unsigned grid_for(std::int64_t count, int threads, std::int64_t most = 132 * 32) {
   const std::int64_t blocks = (count + threads - 1) / threads;

@@ -1,9 +1,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "qlora/quant/nf4_arithmetic.h"
-
-#include "kernels/nf4_dequantize.h"
+#include "kernels/nf4_block.cuh"
 
 namespace qlora::kernels {
 namespace {
@@ -14,18 +12,6 @@ constexpr int kUnits = 2;  // of a thread; their loads are in flight together
 constexpr int kUnitsPerBlock = kNf4Block / kUnit;
 // Results larger than this do not stay in the L2 cache anyway: they are written past it, which is 5 % faster.
 constexpr std::int64_t kStreamedBytes = 32 << 20;
-
-// The code values in shared memory: 16 of 32 banks, so that no two lanes collide.
-__device__ void load_code(float* code) {
-  constexpr std::array<float, 16> values = kNf4Code;
-  if (threadIdx.x < values.size()) code[threadIdx.x] = values[threadIdx.x];
-}
-
-__device__ float block_absmax(const Nf4Matrix& m, std::int64_t block) {
-  if (m.absmax != nullptr) return m.absmax[block];
-  const float scale = __ldg(m.nested_absmax + block / kNf4NestedBlock);
-  return nf4_multiply(__ldg(m.nested_map + m.absmax_codes[block]), scale) + m.nested_offset;
-}
 
 __device__ void store16(const void* from, void* to, bool streamed) {
   const uint4 bytes = *static_cast<const uint4*>(from);
@@ -71,7 +57,7 @@ __global__ void __launch_bounds__(kThreads)
     nf4_dequantize_kernel(const Nf4Matrix matrix, std::int64_t units, unsigned row_units, std::int64_t pitch,
                           bool streamed, T* out) {
   __shared__ float code[16];
-  load_code(code);
+  load_nf4_code(code);
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kThreads * kUnits) + threadIdx.x;
   unsigned packed[kUnits];
   float absmax[kUnits];
@@ -80,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
     const std::int64_t unit = first + u * kThreads;
     if (unit >= units) break;
     packed[u] = __ldcs(reinterpret_cast<const unsigned*>(matrix.codes) + unit);  // read once
-    absmax[u] = block_absmax(matrix, unit / kUnitsPerBlock);
+    absmax[u] = nf4_block_absmax(matrix, unit / kUnitsPerBlock);
   }
   __syncthreads();
 #pragma unroll
@@ -89,10 +75,7 @@ __global__ void __launch_bounds__(kThreads)
     if (unit >= units) break;
     float value[kUnit];
 #pragma unroll
-    for (int i = 0; i < kUnit; ++i) {
-      const int shift = 8 * (i / 2) + (i % 2 == 0 ? 4 : 0);  // of a byte the high half comes first
-      value[i] = nf4_multiply(code[packed[u] >> shift & 15U], absmax[u]);
-    }
+    for (int i = 0; i < kUnit; ++i) value[i] = nf4_multiply(nf4_code_value(code, packed[u], i), absmax[u]);
     std::int64_t at = unit * kUnit;
     if constexpr (kPitched) {
       const unsigned row = static_cast<unsigned>(unit) / row_units;
@@ -108,13 +91,14 @@ __global__ void __launch_bounds__(kThreads)
     nf4_dequantize_elements_kernel(const Nf4Matrix matrix, std::int64_t begin, std::int64_t end, std::int64_t pitch,
                                    T* out) {
   __shared__ float code[16];
-  load_code(code);
+  load_nf4_code(code);
   __syncthreads();
   const std::int64_t i = begin + static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= end) return;
   const unsigned q = matrix.codes[i / 2] >> (i % 2 == 0 ? 4 : 0) & 15U;
   const std::int64_t row = i / matrix.columns;
-  store_one(nf4_multiply(code[q], block_absmax(matrix, i / kNf4Block)), out + row * pitch + (i - row * matrix.columns));
+  store_one(nf4_multiply(code[q], nf4_block_absmax(matrix, i / kNf4Block)),
+            out + row * pitch + (i - row * matrix.columns));
 }
 
 std::int64_t ceil_divide(std::int64_t a, std::int64_t b) {

@@ -1,7 +1,6 @@
-#include "qlora/quant/nf4_arithmetic.h"
-
 #include "kernels/common.cuh"
 #include "kernels/mma.cuh"
+#include "kernels/nf4_block.cuh"
 #include "kernels/nf4_matvec.h"
 
 namespace qlora::kernels {
@@ -11,17 +10,6 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
 constexpr int kRows = 4;   // of a weight, in one block: they share what is read of x
 constexpr int kUnit = 16;  // weights of a lane in one row: 8 bytes of codes, a quarter of a block
-
-__device__ __forceinline__ float block_absmax(const Nf4Matrix& m, std::int64_t block) {
-  if (m.absmax != nullptr) return __ldg(m.absmax + block);
-  const float scale = __ldg(m.nested_absmax + block / kNf4NestedBlock);
-  return nf4_multiply(__ldg(m.nested_map + m.absmax_codes[block]), scale) + m.nested_offset;
-}
-
-// The value of the code at `i` of eight: of a byte the high half comes first.
-__device__ __forceinline__ float decoded(const float* code, unsigned packed, int i) {
-  return code[packed >> (8 * (i / 2) + (i % 2 == 0 ? 4 : 0)) & 15U];
-}
 
 template <class T>
 __device__ __forceinline__ void finish(const Nf4Product<T>& p, int m, std::int64_t column, float sum) {
@@ -37,8 +25,7 @@ template <class T, int M>
 __global__ void __launch_bounds__(kThreads) nf4_matvec_kernel(const Nf4Stack weights, const Nf4Product<T> p) {
   __shared__ float code[16];
   __shared__ float warp_sums[kWarps][kRows * M];
-  constexpr std::array<float, 16> values = kNf4Code;
-  if (threadIdx.x < values.size()) code[threadIdx.x] = values[threadIdx.x];
+  load_nf4_code(code);
   __syncthreads();
 
   const std::int64_t out_row = static_cast<std::int64_t>(blockIdx.x) * kRows;
@@ -56,7 +43,7 @@ __global__ void __launch_bounds__(kThreads) nf4_matvec_kernel(const Nf4Stack wei
     for (int r = 0; r < kRows; ++r) {
       const std::int64_t at = (row + r) * w.columns + k;
       codes[r] = __ldcs(reinterpret_cast<const uint2*>(w.codes + at / 2));  // read once
-      absmax[r] = block_absmax(w, at / kNf4Block);
+      absmax[r] = nf4_block_absmax(w, at / kNf4Block);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -64,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) nf4_matvec_kernel(const Nf4Stack wei
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) value[r][i] = decoded(code, half == 0 ? codes[r].x : codes[r].y, i);
+        for (int i = 0; i < 8; ++i) value[r][i] = nf4_code_value(code, half == 0 ? codes[r].x : codes[r].y, i);
       }
 #pragma unroll
       for (int m = 0; m < M; ++m) {
@@ -163,7 +150,7 @@ __global__ void __launch_bounds__(kMmaThreads) nf4_mma_kernel(const Nf4Stack wei
         const auto* from = reinterpret_cast<const uint2*>(w.codes) + (first[r] + part + b) * 4 + q;
         codes[r][b] = part + b < blocks ? __ldcs(from) : make_uint2(0, 0);  // read once
       }
-      absmax[r] = part + q < blocks ? block_absmax(w, first[r] + part + q) : 0.0F;
+      absmax[r] = part + q < blocks ? nf4_block_absmax(w, first[r] + part + q) : 0.0F;
     }
 #pragma unroll
     for (int b = 0; b < kMmaBlocks; ++b) {

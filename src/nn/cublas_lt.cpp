@@ -8,6 +8,10 @@ bool cublas_lt_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&, con
   return false;
 }
 
+bool cublas_lt_fp8_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const GemmExtras&) {
+  return false;
+}
+
 }  // namespace qlora
 
 #else
@@ -20,6 +24,7 @@ bool cublas_lt_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&, con
 #include <optional>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
 #include <c10/cuda/CUDAStream.h>
 
 namespace qlora {
@@ -37,6 +42,8 @@ std::optional<cudaDataType_t> cuda_type(at::ScalarType type) {
       return CUDA_R_16F;
     case at::kBFloat16:
       return CUDA_R_16BF;
+    case at::kFloat8_e4m3fn:
+      return CUDA_R_8F_E4M3;
     default:
       return std::nullopt;
   }
@@ -92,7 +99,7 @@ struct Problem {
   Operand a, b;
   std::int64_t out_ld, addend_ld;  // addend_ld 0: none
   cudaDataType_t in, out;
-  bool bias;
+  bool bias, fast_sums;
   std::array<std::uint32_t, 4> alignments;  // a, b, addend, out
   int device;
 
@@ -115,8 +122,15 @@ struct Problem {
             in,
             out,
             packed,
-            bias + 2 * device + 1024 * out_ld};
+            bias + 2 * fast_sums + 4 * device + 1024 * out_ld};
   }
+};
+
+// The scales of both sides of a product in fp8; none of others.
+struct Scales {
+  const float* a = nullptr;  // [m]
+  const float* b = nullptr;  // [n]
+  bool fast_sums = false;
 };
 
 template <class T>
@@ -124,13 +138,28 @@ void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribut
   check(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)), "cublasLtMatmulDescSetAttribute");
 }
 
+// In the order of the transposed product.
+void set_scales(cublasLtMatmulDesc_t operation, const Scales& scales) {
+  set(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.b);
+  set(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.a);
+}
+
 // The transposed product: out^T = b^T a^T, column-major.
-Plan make_plan(const Problem& p) {
+Plan make_plan(const Problem& p, const Scales& scales) {
   Plan plan;
   check(cublasLtMatmulDescCreate(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, p.b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, p.a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-  if (p.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+  if (p.bias) {
+    set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, p.out);
+  }
+  if (p.in == CUDA_R_8F_E4M3) {
+    set(plan.operation, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+    set(plan.operation, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+    set(plan.operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, static_cast<std::int8_t>(p.fast_sums));
+    set_scales(plan.operation, scales);  // without pointers no algorithm is named
+  }
   plan.a = layout(p.in, p.b.rows, p.b.columns, p.b.ld);
   plan.b = layout(p.in, p.a.rows, p.a.columns, p.a.ld);
   plan.c = layout(p.out, p.n, p.m, p.addend_ld == 0 ? p.out_ld : p.addend_ld);
@@ -156,10 +185,10 @@ Plan make_plan(const Problem& p) {
   return plan;
 }
 
-const Plan& plan_for(const Problem& problem) {
+const Plan& plan_for(const Problem& problem, const Scales& scales) {
   static std::map<Problem::Key, Plan> plans;
   const auto [place, is_new] = plans.try_emplace(problem.key());
-  if (is_new) place->second = make_plan(problem);
+  if (is_new) place->second = make_plan(problem, scales);
   return place->second;
 }
 
@@ -175,7 +204,10 @@ void* workspace(at::Device device) {
 
 }  // namespace
 
-bool cublas_lt_gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const GemmExtras& extras) {
+namespace {
+
+bool multiply(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const Scales& scales,
+              const GemmExtras& extras) {
   const auto in_type = cuda_type(a.scalar_type());
   const auto out_type = cuda_type(out.scalar_type());
   const auto left = operand(a);
@@ -195,10 +227,12 @@ bool cublas_lt_gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor
                         *in_type,
                         *out_type,
                         extras.bias.defined(),
+                        scales.fast_sums,
                         {alignment(a), alignment(b), alignment(addend.defined() ? addend : out), alignment(out)},
                         out.device().index()};
-  const Plan& plan = plan_for(problem);
+  const Plan& plan = plan_for(problem, scales);
   if (problem.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, extras.bias.data_ptr());
+  if (scales.a != nullptr) set_scales(plan.operation, scales);
   const auto alpha = static_cast<float>(extras.alpha);
   const float beta = addend.defined() ? 1.0F : 0.0F;
   check(cublasLtMatmul(handle(problem.device), plan.operation, &alpha, b.data_ptr(), plan.a, a.data_ptr(), plan.b,
@@ -206,6 +240,30 @@ bool cublas_lt_gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor
                        &plan.best.algo, workspace(out.device()), kWorkspaceBytes, c10::cuda::getCurrentCUDAStream()),
         "cublasLtMatmul");
   return true;
+}
+
+// At least `count` ones; grows before anything is captured, as every product runs once without.
+const float* ones(at::Device device, std::int64_t count) {
+  static auto& buffers = *new std::map<int, at::Tensor>;
+  at::Tensor& buffer = buffers[device.index()];
+  if (!buffer.defined() || buffer.numel() < count) {
+    constexpr std::int64_t kUsual = 1 << 16;
+    buffer = at::ones({std::max(count, kUsual)}, at::TensorOptions().device(device).dtype(at::kFloat));
+  }
+  return buffer.const_data_ptr<float>();
+}
+
+}  // namespace
+
+bool cublas_lt_gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, const GemmExtras& extras) {
+  return a.scalar_type() != at::kFloat8_e4m3fn && multiply(out, a, b, {}, extras);
+}
+
+bool cublas_lt_fp8_gemm(const at::Tensor& out, const at::Tensor& codes, const at::Tensor& scales, const at::Tensor& w,
+                        bool fast_sums, const GemmExtras& extras) {
+  if (out.scalar_type() == at::kFloat) return false;
+  const Scales both{scales.const_data_ptr<float>(), ones(out.device(), w.size(0)), fast_sums};
+  return multiply(out, codes, w.t(), both, extras);
 }
 
 }  // namespace qlora

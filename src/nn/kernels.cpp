@@ -21,6 +21,7 @@
 #include "kernels/cache_attention.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/dropout.h"
+#include "kernels/fp8.h"
 #include "kernels/head_norm.h"
 #include "kernels/lora.h"
 #include "kernels/rms_norm.h"
@@ -188,9 +189,15 @@ T* rows(const at::Tensor& x) {
   return static_cast<T*>(x.data_ptr());
 }
 
+// Ten times the major version, and the minor one; 90 where there is no card: planned for another machine.
+int compute_capability(at::Device device) {
+  if (c10::cuda::device_count() == 0) return 90;
+  const auto* card = at::cuda::getDeviceProperties(device.index() < 0 ? c10::DeviceIndex{0} : device.index());
+  return 10 * card->major + card->minor;
+}
+
 bool has_tensor_cores(at::Device device) {
-  if (c10::cuda::device_count() == 0) return true;  // planned for another machine
-  return at::cuda::getDeviceProperties(device.index() < 0 ? c10::DeviceIndex{0} : device.index())->major >= 8;
+  return compute_capability(device) >= 80;
 }
 
 template <class T>
@@ -219,6 +226,19 @@ void launch_for_halves(Dtype dtype, const Launch& launch) {
 }
 
 }  // namespace
+
+bool multiplies_fp8(at::Device device) {
+  return device.is_cuda() && compute_capability(device) == 90;
+}
+
+void fp8_quantize_rows(const at::Tensor& x, const at::Tensor& factor, const at::Tensor& codes,
+                       const at::Tensor& scales) {
+  launch_for(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    return kernels::fp8_quantize_rows(data<T>(x), x.size(0), x.size(1), data<float>(factor), data<std::uint8_t>(codes),
+                                      data<float>(scales), stream());
+  });
+}
 
 bool serves_lora(at::Device device, Dtype dtype, std::int64_t in, const std::vector<std::int64_t>& ranks) {
   const auto whole = [](std::int64_t rank) { return rank % 8 == 0; };
@@ -374,6 +394,8 @@ void rope(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Ten
 void swiglu(const at::Tensor&, const at::Tensor&) { absent(); }
 void swiglu_backward(const at::Tensor&, const at::Tensor&, const at::Tensor&, bool) { absent(); }
 void dropout(const at::Tensor&, const at::Tensor&, const Batch&, const DropoutKey&, double, bool) { absent(); }
+bool multiplies_fp8(at::Device) { return false; }
+void fp8_quantize_rows(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
 void lora_down(const at::Tensor&, const std::vector<LoraDown>&, const Batch&, const at::Tensor&) { absent(); }
 void lora_down_backward(const at::Tensor&, const at::Tensor&, const std::vector<LoraDown>&, const Batch&,
                         const at::Tensor&, bool, const at::Tensor&) { absent(); }

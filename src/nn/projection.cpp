@@ -2,6 +2,7 @@
 
 #include <ATen/ops/sum.h>
 
+#include "qlora/nn/fp8.h"
 #include "qlora/nn/gemm.h"
 #include "qlora/nn/rms_norm.h"
 
@@ -33,6 +34,10 @@ bool Projection::has_dropout() const {
 
 bool Projection::has_magnitudes() const {
   return !spec_.adapters.empty() && spec_.adapters.front().magnitude >= 0;
+}
+
+bool Projection::in_fp8() const {
+  return !has_magnitudes() && spec_.weight.in_fp8();
 }
 
 bool Projection::fuses_adapters(at::Device device) const {
@@ -92,6 +97,11 @@ OperationPlan Projection::plan(const BatchShape& shape) const {
   plan.buffers.push_back({"product", {product, spec_.out}, dtype_, Life::kForwardScratch});
   plan.buffers.push_back({"product", {dora * shape.tokens, spec_.out}, dtype_, Life::kBackwardScratch});
   plan.buffers.push_back({"scaled_d_out", {dora * shape.tokens, spec_.out}, dtype_, Life::kBackwardScratch});
+  const std::int64_t rows = in_fp8() ? shape.tokens : 0;
+  plan.buffers.push_back({"fp8_codes", {rows, spec_.in}, at::kFloat8_e4m3fn, Life::kForwardScratch});
+  plan.buffers.push_back({"fp8_scales", {rows}, at::kFloat, Life::kForwardScratch});
+  plan.buffers.push_back({"fp8_codes", {rows, spec_.out}, at::kFloat8_e4m3fn, Life::kBackwardScratch});
+  plan.buffers.push_back({"fp8_scales", {rows}, at::kFloat, Life::kBackwardScratch});
   return plan;
 }
 
@@ -122,8 +132,12 @@ void Projection::forward(const Batch& batch, const OperationViews& v) {
     gpu::lora_up(v.buffers[kLowRank], up_adapters(), extras.addend, v.out);
     extras.addend = v.out;
   }
-  if (!spec_.weight.multiply(v.in[0], extras.addend, extras.bias, v.out))
+  if (in_fp8()) {
+    fp8_gemm(v.out, v.in[0], spec_.weight.fp8(false), Fp8Sums::kFast, extras,
+             {v.buffers[kForwardCodes], v.buffers[kForwardScales]});
+  } else if (!spec_.weight.multiply(v.in[0], extras.addend, extras.bias, v.out)) {
     gemm(v.out, v.in[0], spec_.weight.get().t(), extras);
+  }
   if (adapts && !adapters_first) add_adapters(v);
 }
 
@@ -167,7 +181,13 @@ void Projection::backward(const Batch& batch, const OperationViews& v) {
     add_a_gradients(batch, v);
   }
   if (d_x.defined()) {
-    gemm(d_x, v.d_out, spec_.weight.get(), {1.0, v.accumulate[0] || fuses ? d_x : at::Tensor(), {}});
+    const GemmExtras extras{1.0, v.accumulate[0] || fuses ? d_x : at::Tensor(), {}};
+    if (in_fp8()) {
+      fp8_gemm(d_x, v.d_out, spec_.weight.fp8(true), Fp8Sums::kExact, extras,
+               {v.buffers[kBackwardCodes], v.buffers[kBackwardScales]});
+    } else {
+      gemm(d_x, v.d_out, spec_.weight.get(), extras);
+    }
     if (adapts && !fuses) add_adapters_backward(batch, v);
   }
   if (spec_.residual && v.d_in[1].defined() && v.accumulate[1]) v.d_in[1].add_(v.d_out);

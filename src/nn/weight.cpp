@@ -21,6 +21,14 @@ at::Tensor Weight::get() const {
   return parameters_ != nullptr ? parameters_->stacked_compute(first_, last_) : store_->materialize(group_);
 }
 
+bool Weight::in_fp8() const {
+  return store_ != nullptr && store_->in_fp8(group_);
+}
+
+Fp8Weight Weight::fp8(bool transposed) const {
+  return store_->materialize_fp8(group_, transposed);
+}
+
 bool Weight::multiply(const at::Tensor& x, const at::Tensor& addend, const at::Tensor& bias,
                       const at::Tensor& out) const {
   return store_ != nullptr && store_->multiply(group_, x, addend, bias, out);

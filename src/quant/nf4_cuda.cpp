@@ -14,6 +14,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include "kernels/fp8.h"
 #include "kernels/nf4_dequantize.h"
 #include "kernels/nf4_matvec.h"
 #include "kernels/nf4_quantize.h"
@@ -83,6 +84,13 @@ void nf4_dequantize(const Nf4Weight& weight, const at::Tensor& out) {
                                          c10::cuda::getCurrentCUDAStream()));
 }
 
+void nf4_to_fp8(const Nf4Weight& weight, const at::Tensor& scale, bool transposed, const at::Tensor& out) {
+  const c10::cuda::CUDAGuard guard(out.device());
+  C10_CUDA_CHECK(kernels::nf4_to_fp8(matrix_of(weight, weight.shape.at(0)), scale.const_data_ptr<float>(), transposed,
+                                     static_cast<std::uint8_t*>(out.mutable_data_ptr()), out.stride(0),
+                                     c10::cuda::getCurrentCUDAStream()));
+}
+
 namespace {
 
 template <class T>
@@ -147,6 +155,9 @@ float nf4_nest_absmax(const at::Tensor&, const at::Tensor&, const at::Tensor&, c
   refuse();
 }
 void nf4_dequantize(const Nf4Weight&, const at::Tensor&) {
+  refuse();
+}
+void nf4_to_fp8(const Nf4Weight&, const at::Tensor&, bool, const at::Tensor&) {
   refuse();
 }
 bool nf4_matvec(const std::vector<const Nf4Weight*>&, const at::Tensor&, const at::Tensor&, const at::Tensor&,

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 
 #include "qlora/quant/dynamic_map.h"
+#include "qlora/quant/nf4_arithmetic.h"
 #include "qlora/quant/nf4_cuda.h"
 #include "qlora/quant/tensor_bytes.h"
 
@@ -148,6 +150,21 @@ void nf4_dequantize(const Nf4Weight& weight, const at::Tensor& out) {
   } else {
     nf4_dequantize(weight.view(), element_type_of(out.scalar_type()), out.mutable_data_ptr());
   }
+}
+
+at::Tensor nf4_largest(const Nf4Weight& weight) {
+  if (!weight.nested()) return weight.absmax.amax();
+  const at::Tensor centred = weight.nested_map.index_select(0, weight.absmax_codes.to(at::kInt));
+  const at::Tensor scales = weight.nested_absmax.repeat_interleave(kNf4NestedBlock).narrow(0, 0, centred.size(0));
+  return (centred * scales + weight.nested_offset).abs().amax();
+}
+
+void nf4_to_fp8(const Nf4Weight& weight, const at::Tensor& scale, bool transposed, const at::Tensor& out) {
+  if (out.is_cuda()) return cuda::nf4_to_fp8(weight, scale, transposed, out);
+  at::Tensor values = at::empty(weight.shape, at::kFloat);
+  nf4_dequantize(weight, values);
+  values.mul_(scale[1]);
+  out.copy_(transposed ? values.t() : values);
 }
 
 }  // namespace qlora

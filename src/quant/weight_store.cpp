@@ -2,17 +2,23 @@
 
 #include <algorithm>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/maximum.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
+#include "qlora/quant/nf4_arithmetic.h"
 #include "qlora/quant/nf4_cuda.h"
 
 namespace qlora {
 namespace {
+
+constexpr double kLargestFp8 = 448.0;  // of e4m3
 
 std::int64_t tensor_bytes(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.numel() * static_cast<std::int64_t>(tensor.element_size()) : 0;
@@ -137,42 +143,74 @@ std::vector<std::string> WeightStore::missing() const {
   return names;
 }
 
-void WeightStore::dequantize_into(const GroupState& group, const at::Tensor& out) const {
-  for (const Slot& slot : group.slots) {
-    const at::Tensor rows = out.narrow(0, slot.first_row, slot.member.shape[0]);
-    if (slot.member.quantize) {
-      nf4_dequantize(slot.codes, rows);
-    } else {
-      rows.copy_(slot.dense);
-    }
-  }
+bool WeightStore::in_fp8(const GroupState& group) const {
+  const auto fits = [](const Slot& slot) {
+    const Shape& shape = slot.member.shape;
+    return slot.member.quantize && shape.size() == 2 && shape[0] % 16 == 0 && shape[1] % 16 == 0;
+  };
+  return policy_.fp8 && std::all_of(group.slots.begin(), group.slots.end(), fits);
+}
+
+bool WeightStore::in_fp8(Group group) const {
+  return in_fp8(groups_[static_cast<std::size_t>(group)]);
 }
 
 at::Tensor WeightStore::materialize(Group id) {
+  const GroupState& group = groups_[static_cast<std::size_t>(id)];
+  return group.quantized ? decoded(id, kDense) : group.dense;
+}
+
+Fp8Weight WeightStore::materialize_fp8(Group id, bool transposed) {
   GroupState& group = groups_[static_cast<std::size_t>(id)];
-  if (!group.quantized || group.cached) return group.dense;
-  const auto options = at::TensorOptions().device(device_).dtype(dtype_);
-  const std::int64_t count = *element_count(group.shape);
-  const std::int64_t bytes = dense_bytes(group.shape);
-  if (bytes <= cache_left_) {
-    cache_left_ -= bytes;
-    group.dense = at::empty(group.shape, options);
-    dequantize_into(group, group.dense);
+  if (!group.fp8_scale.defined()) {
+    at::Tensor largest = nf4_largest(group.slots.front().codes);
+    for (const Slot& slot : group.slots) largest = at::maximum(largest, nf4_largest(slot.codes));
+    const at::Tensor scale = largest.clamp_min(kSmallestNormal) / kLargestFp8;
+    group.fp8_scale = at::stack({scale, scale.reciprocal()});
+  }
+  return {decoded(id, transposed ? kFp8Transposed : kFp8), group.fp8_scale};
+}
+
+at::Tensor WeightStore::decoded(Group id, Form form) {
+  GroupState& group = groups_[static_cast<std::size_t>(id)];
+  at::Tensor& kept = group.forms[form];
+  if (kept.defined()) return kept;
+  const at::ScalarType type = form == kDense ? dtype_ : at::kFloat8_e4m3fn;
+  Shape shape = group.shape;
+  if (form == kFp8Transposed) std::swap(shape[0], shape[1]);
+  if (!group.cached && cached_bytes(group) <= cache_left_) {
+    cache_left_ -= cached_bytes(group);
     group.cached = true;
-    return group.dense;
   }
-  if (!scratch_.defined() || scratch_.numel() < count) {
-    std::int64_t largest = count;
-    for (const GroupState& other : groups_) {
-      if (other.quantized) largest = std::max(largest, *element_count(other.shape));
-    }
-    scratch_ = at::empty({largest}, options);
-    in_scratch_ = -1;
+  if (group.cached) {
+    kept = at::empty(shape, at::TensorOptions().device(device_).dtype(type));
+    decode_into(group, form, kept);
+    return kept;
   }
-  at::Tensor out = scratch_.narrow(0, 0, count).view(group.shape);
-  if (in_scratch_ != id) dequantize_into(group, out);
-  in_scratch_ = id;
+  const std::int64_t bytes = *element_count(shape) * static_cast<std::int64_t>(c10::elementSize(type));
+  if (!scratch_.defined() || scratch_.numel() < bytes) {
+    std::int64_t largest = bytes;
+    for (const GroupState& other : groups_) largest = std::max(largest, scratch_bytes(other));
+    scratch_ = at::empty({largest}, at::TensorOptions().device(device_).dtype(at::kByte));
+    in_scratch_ = {};
+  }
+  const at::Tensor out = scratch_.narrow(0, 0, bytes).view(type).view(shape);
+  if (in_scratch_ != Scratch{id, form}) decode_into(group, form, out);
+  in_scratch_ = {id, form};
   return out;
+}
+
+void WeightStore::decode_into(const GroupState& group, Form form, const at::Tensor& out) const {
+  for (const Slot& slot : group.slots) {
+    const at::Tensor part = out.narrow(form == kFp8Transposed ? 1 : 0, slot.first_row, slot.member.shape[0]);
+    if (form != kDense) {
+      nf4_to_fp8(slot.codes, group.fp8_scale, form == kFp8Transposed, part);
+    } else if (slot.member.quantize) {
+      nf4_dequantize(slot.codes, part);
+    } else {
+      part.copy_(slot.dense);
+    }
+  }
 }
 
 bool WeightStore::multiply(Group id, const at::Tensor& x, const at::Tensor& addend, const at::Tensor& bias,
@@ -200,7 +238,7 @@ at::Tensor WeightStore::dequantized(const std::string& name) const {
 std::int64_t WeightStore::bytes() const {
   std::int64_t total = 0;
   for (const GroupState& group : groups_) {
-    if (!group.cached) total += tensor_bytes(group.dense);
+    total += tensor_bytes(group.dense);
     for (const Slot& slot : group.slots) total += slot.codes.bytes() + tensor_bytes(slot.dense);
   }
   return total;
@@ -208,12 +246,23 @@ std::int64_t WeightStore::bytes() const {
 
 std::int64_t WeightStore::scratch_bytes() const {
   std::int64_t total = tensor_bytes(scratch_);
-  for (const GroupState& group : groups_) total += group.cached ? tensor_bytes(group.dense) : 0;
+  for (const GroupState& group : groups_) {
+    for (const at::Tensor& form : group.forms) total += tensor_bytes(form);
+  }
   return total;
 }
 
 std::int64_t WeightStore::dense_bytes(const Shape& shape) const {
   return *element_count(shape) * static_cast<std::int64_t>(c10::elementSize(dtype_));
+}
+
+std::int64_t WeightStore::cached_bytes(const GroupState& group) const {
+  return in_fp8(group) ? 2 * *element_count(group.shape) : dense_bytes(group.shape);
+}
+
+std::int64_t WeightStore::scratch_bytes(const GroupState& group) const {
+  if (!group.quantized) return 0;
+  return in_fp8(group) ? *element_count(group.shape) : dense_bytes(group.shape);
 }
 
 std::int64_t WeightStore::planned_bytes() const {
@@ -234,8 +283,8 @@ std::int64_t WeightStore::planned_scratch_bytes() const {
   bool passes = false;
   for (const GroupState& group : groups_) {
     if (!group.quantized) continue;
-    const std::int64_t bytes = dense_bytes(group.shape);
-    largest = std::max(largest, bytes);
+    const std::int64_t bytes = cached_bytes(group);
+    largest = std::max(largest, scratch_bytes(group));
     const bool stays = bytes <= policy_.dequantize_cache_bytes - cached;
     cached += stays ? bytes : 0;
     passes = passes || !stays;

@@ -2,8 +2,9 @@
 // all linears, NF4.
 //   step_speed SHAPE [key=value ...]   prints one JSON line: tokens/s, ms a step, losses, gradient norms
 // Keys: tokens (of a micro-batch, 4096), row (2048), accumulation (4), steps (6), dropout (0), graphs (1), cache (GiB
-// that may stay dequantized, 0), keep (all | expensive | input), dtype (bf16 | fp32), aten (1: without the kernels),
-// head_norms (1: of each query and key head, as Qwen3 has them), profile (1: time by kernel of one more step).
+// that may stay dequantized, 0), fp8 (1: frozen products in it), keep (all | expensive | input), dtype (bf16 | fp32),
+// aten (1: without the kernels), head_norms (1: of each query and key head, as Qwen3 has them), profile (1: time by
+// kernel of one more step).
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -31,13 +32,13 @@ namespace qlora {
 namespace {
 
 std::unique_ptr<Decoder> make_decoder(const ModelConfig& config, at::Device device, Dtype dtype, double dropout,
-                                      std::int64_t cache_gib) {
+                                      std::int64_t cache_gib, bool fp8) {
   TrainingPlan plan;
   plan.lora = [dropout](const std::string& module) {
     return module.ends_with("_proj") ? std::optional(LoraSettings{16, 2.0, dropout}) : std::nullopt;
   };
   plan.seed = 1;
-  auto store = std::make_shared<WeightStore>(device, dtype, WeightPolicy{true, true, cache_gib << 30});
+  auto store = std::make_shared<WeightStore>(device, dtype, WeightPolicy{true, true, cache_gib << 30, {}, fp8});
   auto decoder = std::make_unique<Decoder>(config, store, plan);
   for (const std::string& name : decoder->missing()) {
     const Shape& shape = store->member(name).shape;
@@ -109,8 +110,8 @@ void measure(const std::string& name, const Options& options) {
   if (number(options, "aten", 0) != 0) aten = std::make_unique<gpu::AtenForms>();
   at::manual_seed(7);
   const auto begin = Clock::now();
-  const auto decoder =
-      make_decoder(config, device, dtype, std::stod(option(options, "dropout", "0")), number(options, "cache", 0));
+  const auto decoder = make_decoder(config, device, dtype, std::stod(option(options, "dropout", "0")),
+                                    number(options, "cache", 0), number(options, "fp8", 0) != 0);
   const auto& blocks = decoder->blocks(HeadKind::kLoss);
   const std::string kept = option(options, "keep", "all");
   const Keep keep = kept == "all" ? Keep::kAll : kept == "expensive" ? Keep::kExpensive : Keep::kInputOnly;

@@ -58,7 +58,7 @@ class Errors(unittest.TestCase):
     def test_all_problems_come_at_once_one_a_line_with_exit_2(self):
         code, out, err = self.train(
             "model_name_or_path: .\nlora_rr: 3\nlora_r: abc\nlora_dropout: 1.5\nlora_alpha: 1\nlora_alpha: 2\n"
-            "matmul_dtype: fp8\n",
+            "bnb_4bit_quant_type: fp4\n",
             "--warmup-steps",
             "x",
         )
@@ -68,7 +68,7 @@ class Errors(unittest.TestCase):
             'c.yaml:3:9: lora_r: expected a whole number, got "abc"',
             "c.yaml:4:15: lora_dropout: 1.5 is out of range: at least 0, below 1",
             "c.yaml:6:1: lora_alpha: given twice, first at c.yaml:5:1",
-            "c.yaml:7:15: matmul_dtype: fp8 is not built yet",
+            "c.yaml:7:22: bnb_4bit_quant_type: fp4 is not built yet",
             '--warmup_steps: expected a whole number, got "x"',
         ]
         self.assertEqual(err, "".join(f"qlora train: error: {line}\n" for line in expected))

@@ -243,6 +243,17 @@ class TrainTest(TrainRuns):
         peak = [metrics(self.out / name)[0]["memory_allocated_gib"] for name in ("kept", "again")]
         self.assertGreater(peak[0], peak[1])
 
+    def test_fp8_rounds_the_products_of_a_base_in_4_bits(self):
+        for name in ("auto", "fp8"):
+            self.succeed(self.out / name, max_steps=4, matmul_dtype=name)
+        exact, rounded = (metrics(self.out / name)[0]["loss"] for name in ("auto", "fp8"))
+        self.assertNotEqual(exact, rounded)
+        self.assertLess(abs(rounded / exact - 1), 0.02)
+        self.refused(2, "matmul_dtype: fp8 is for a base in 4 bits", self.out / "lora", matmul_dtype="fp8",
+                     method="lora")
+        self.refused(2, "matmul_dtype: fp8 does not go with use_dora", self.out / "dora", matmul_dtype="fp8",
+                     use_dora="true")
+
     def test_damaged_checkpoint_is_passed_over_aloud(self):
         self.succeed(self.out / "whole")
         out = self.out / "cut"

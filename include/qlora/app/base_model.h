@@ -22,6 +22,7 @@ struct BaseSettings {
   at::ScalarType dtype = at::kFloat;
   std::int64_t dequantize_cache_bytes = 0;
   std::vector<std::string> dense = {};  // WeightPolicy::dense
+  bool fp8 = false;                     // WeightPolicy::fp8
 };
 
 WeightPolicy policy_of(const BaseSettings& settings);
@@ -33,6 +34,10 @@ BaseSettings base_settings(const TrainJob& job, const ModelConfig& model);
 // A checkpoint in NF4 is held as it is, whatever `settings` said. Throws UsageError where the command asks for dense
 // weights.
 void keep_stored_nf4(const ModelConfig& model, const ModelOptions& options, BaseSettings& settings);
+
+// Sets what matmul_dtype asks for, once the rest is settled. Throws UsageError where the base is not in 4 bits, and for
+// a GPU that does not multiply fp8 with a scale for each row.
+void take_matmul_dtype(const ModelOptions& options, BaseSettings& settings);
 
 // How many bytes of dequantized weights may stay, in the type that is computed in.
 std::int64_t dequantize_cache_bytes(const ModelOptions& options, at::Device device);

@@ -56,6 +56,12 @@ void swiglu_backward(const at::Tensor& x, const at::Tensor& d_y, const at::Tenso
 void dropout(const at::Tensor& x, const at::Tensor& out, const Batch& batch, const DropoutKey& key, double p,
              bool accumulate);
 
+// Whether the device multiplies e4m3 matrices with a scale for each row: compute capability 9.0.
+bool multiplies_fp8(at::Device device);
+// See kernels/fp8.h. x [rows, columns], factor float32 [], codes e4m3 [rows, columns], scales float32 [rows].
+void fp8_quantize_rows(const at::Tensor& x, const at::Tensor& factor, const at::Tensor& codes,
+                       const at::Tensor& scales);
+
 // One of the adapters that share a projection's input; see kernels/lora.h.
 struct LoraDown {
   at::Tensor a;             // [rank, in]

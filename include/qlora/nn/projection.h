@@ -38,6 +38,8 @@ class Projection : public Operation {
   bool fuses_adapters(at::Device device) const;
   // Whether one kernel can write what the adapters add to all of y, which the frozen product is then added to.
   bool writes_whole_output(at::Device device) const;
+  // The frozen product in fp8; not with DoRA, whose norms want W itself.
+  bool in_fp8() const;
   std::vector<gpu::LoraDown> down_adapters() const;
   std::vector<gpu::LoraUp> up_adapters() const;
   void compute_low_rank(const Batch& batch, const OperationViews& views);
@@ -66,6 +68,10 @@ class Projection : public Operation {
     kForwardProduct,
     kBackwardProduct,
     kScaledDOut,
+    kForwardCodes,
+    kForwardScales,
+    kBackwardCodes,
+    kBackwardScales,
   };
 
   Spec spec_;

@@ -16,8 +16,10 @@ class Weight {
   explicit operator bool() const { return store_ != nullptr || parameters_ != nullptr; }
   bool trainable() const { return parameters_ != nullptr; }
 
-  at::Tensor get() const;   // in the compute type; valid until another Weight is asked
-  at::Tensor grad() const;  // of a trainable one
+  at::Tensor get() const;                // in the compute type; valid until another Weight is asked
+  bool in_fp8() const;                   // whether fp8() serves
+  Fp8Weight fp8(bool transposed) const;  // likewise valid
+  at::Tensor grad() const;               // of a trainable one
   // out = x w^T + addend + bias without get(), where WeightStore::multiply() serves.
   bool multiply(const at::Tensor& x, const at::Tensor& addend, const at::Tensor& bias, const at::Tensor& out) const;
 

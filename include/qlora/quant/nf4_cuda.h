@@ -20,6 +20,9 @@ float nf4_nest_absmax(const at::Tensor& absmax, const at::Tensor& map, const at:
 // out: F32, F16 or BF16 on the weight's device, the last dimension contiguous.
 void nf4_dequantize(const Nf4Weight& weight, const at::Tensor& out);
 
+// out, e4m3, its rows perhaps apart: as nf4_to_fp8 in nf4_weight.h.
+void nf4_to_fp8(const Nf4Weight& weight, const at::Tensor& scale, bool transposed, const at::Tensor& out);
+
 // out [rows, sum of out] = x [rows, in] times the transposed weights [out, in], plus addend and bias where they are
 // defined; see kernels/nf4_matvec.h. False, and nothing done, where the kernel does not serve.
 bool nf4_matvec(const std::vector<const Nf4Weight*>& weights, const at::Tensor& x, const at::Tensor& addend,

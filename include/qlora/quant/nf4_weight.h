@@ -43,4 +43,11 @@ Nf4Tensor to_host(const Nf4Weight& weight);
 // may lie further apart than they are long. Into other tensors through a copy.
 void nf4_dequantize(const Nf4Weight& weight, const at::Tensor& out);
 
+// The largest absolute value that a matrix decodes to: fp32 [], on its device.
+at::Tensor nf4_largest(const Nf4Weight& weight);
+
+// A matrix [n, k] in fp8: e4m3(w * scale[1]) into `out`, e4m3 [n, k], or transposed [k, n], on the weight's device; its
+// rows may lie further apart than they are long. scale: fp32 [2]. n and k are multiples of 16.
+void nf4_to_fp8(const Nf4Weight& weight, const at::Tensor& scale, bool transposed, const at::Tensor& out);
+
 }  // namespace qlora

@@ -1,6 +1,7 @@
 // Owns the frozen weights of a model, in 4 bits or dense, and hands them out in the type that products want.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <unordered_map>
@@ -19,6 +20,7 @@ struct WeightPolicy {
   bool nested = true;                       // quantize the blocks' absmax, too
   std::int64_t dequantize_cache_bytes = 0;  // how much may stay dequantized; the numbers are the same either way
   std::vector<std::string> dense = {};      // not quantized even so: names of modules, their beginnings or their ends
+  bool fp8 = false;                         // quantized weights are handed out in fp8 where their products can take it
   bool planned = false;  // shapes alone: nothing is put, and the device, which need not be there, is not touched
 };
 
@@ -26,6 +28,12 @@ struct WeightMember {
   std::string name;  // as in the checkpoint
   Shape shape;       // [out, in], or [n] for a vector
   bool quantize;     // a linear of the model's body, under WeightPolicy::quantize
+};
+
+// A weight W [n, k] in fp8: W = scale[0] * codes, where the codes are e4m3(W * scale[1]), one scale for the whole.
+struct Fp8Weight {
+  at::Tensor codes;  // e4m3 [n, k], or transposed [k, n]
+  at::Tensor scale;  // fp32 [2]
 };
 
 // Weights live in groups: what one product uses together (Q, K and V; gate and up), stacked along the first dimension.
@@ -54,6 +62,12 @@ class WeightStore {
   // another quantized group.
   at::Tensor materialize(Group group);
 
+  // Whether materialize_fp8() serves the group: under WeightPolicy::fp8, where all of it is quantized and its sides are
+  // multiples of 16, as tensor cores want them.
+  bool in_fp8(Group group) const;
+  // The same in fp8, as it is or transposed.
+  Fp8Weight materialize_fp8(Group group, bool transposed);
+
   // out = x w^T + addend + bias straight from the group's codes, for so few rows of x [rows, in] that decoding them
   // costs more than the product. False, and nothing done: where that does not pay or has no kernel. `addend` [rows,
   // out] may be `out`, and like `bias` [out] undefined.
@@ -61,7 +75,7 @@ class WeightStore {
                 const at::Tensor& out) const;
 
   // The next materialize() decodes anew: for who captures it, or has replayed what decoded another group.
-  void forget_scratch() { in_scratch_ = -1; }
+  void forget_scratch() { in_scratch_ = {}; }
 
   // One member as it computes, on the CPU: dense in float32, or dequantized from its codes in float32.
   at::Tensor dequantized(const std::string& name) const;
@@ -88,26 +102,39 @@ class WeightStore {
     bool filled = false;
     std::int64_t first_row = 0;
   };
+  // What quantized weights are decoded to.
+  enum Form { kDense, kFp8, kFp8Transposed };
   struct GroupState {
     std::vector<Slot> slots;
     Shape shape;  // of the stacked whole
     bool quantized = false;
-    at::Tensor dense;  // where not quantized, or cached
-    bool cached = false;
+    at::Tensor dense;                 // where not quantized
+    bool cached = false;              // what it is decoded to stays
+    std::array<at::Tensor, 3> forms;  // of a cached one, by Form
+    at::Tensor fp8_scale;             // fp32 [2], made when it is first asked for
+  };
+  struct Scratch {
+    Group group = -1;
+    Form form = kDense;
+    bool operator==(const Scratch&) const = default;
   };
   Slot& slot(const std::string& name);
   const Slot& slot(const std::string& name) const;
   bool quantizes(const WeightMember& member) const;
+  bool in_fp8(const GroupState& group) const;
   std::int64_t dense_bytes(const Shape& shape) const;
-  void dequantize_into(const GroupState& group, const at::Tensor& out) const;
+  std::int64_t cached_bytes(const GroupState& group) const;   // in all forms that are used
+  std::int64_t scratch_bytes(const GroupState& group) const;  // in one of them
+  at::Tensor decoded(Group id, Form form);
+  void decode_into(const GroupState& group, Form form, const at::Tensor& out) const;
 
   at::Device device_;
   at::ScalarType dtype_;
   WeightPolicy policy_;
   std::vector<GroupState> groups_;
   std::unordered_map<std::string, std::pair<Group, std::size_t>> places_;
-  at::Tensor scratch_;
-  Group in_scratch_ = -1;
+  at::Tensor scratch_;  // uint8
+  Scratch in_scratch_;
   std::int64_t cache_left_;
 };
 
