@@ -8,7 +8,8 @@ bool cublas_lt_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&, con
   return false;
 }
 
-bool cublas_lt_fp8_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const GemmExtras&) {
+bool cublas_lt_fp8_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, bool,
+                        const GemmExtras&) {
   return false;
 }
 
