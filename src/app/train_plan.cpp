@@ -62,13 +62,14 @@ double operations_per_token(std::int64_t frozen, std::int64_t trained) {
 }
 
 std::string description_of(const std::vector<Keep>& keep) {
-  std::string text;
-  for (const auto& [policy, what] : {std::pair(Keep::kExpensive, "norms and activations of"),
-                                     std::pair(Keep::kInputOnly, "all but the inputs of")}) {
-    const auto blocks = std::count(keep.begin(), keep.end(), policy);
-    if (blocks > 0) text += fmt::format("{}{} {} blocks", text.empty() ? "" : ", ", what, blocks);
-  }
-  return text.empty() ? "off" : text;
+  const auto count = [&](Keep policy) { return std::count(keep.begin(), keep.end(), policy); };
+  const std::int64_t cheap = count(Keep::kExpensive), on_host = count(Keep::kInputOnHost);
+  const std::int64_t all = count(Keep::kInputOnly) + on_host;
+  std::vector<std::string> parts;
+  if (cheap > 0) parts.push_back(fmt::format("norms and activations of {} blocks", cheap));
+  if (all > 0) parts.push_back(fmt::format("all but the inputs of {} blocks", all));
+  if (on_host > 0) parts.push_back(fmt::format("{} of these inputs wait on the host", on_host));
+  return parts.empty() ? "off" : fmt::format("{}", fmt::join(parts, ", "));
 }
 
 class Planner {
@@ -107,6 +108,7 @@ class Planner {
     plan["merged_micro_batches"] = run.merged;
     plan["gradient_checkpointing"] = description_of(run.keep);
     plan["bytes"] = run.bytes.to_json();
+    plan["host_bytes"] = run.host.to_json();
     const auto speed = measured_speed(settings_.device, settings_.dtype);
     plan["estimated_seconds"] = speed ? Json(tokens * operations_per_token(frozen, trained) / *speed) : Json();
     return plan;
@@ -178,7 +180,11 @@ std::string plan_text(const Json& plan) {
       plan.at("tokens_per_epoch").dump(), longest.at("rows").dump(), longest.at("tokens").dump(),
       plan.at("trainable_parameters").dump(), plan.at("parameters").dump(),
       plan.at("gradient_checkpointing").get<std::string>());
-  return text + bytes_text(plan.at("bytes")) + time_text(plan.at("estimated_seconds")) + "nothing was written\n";
+  text += bytes_text(plan.at("bytes"));
+  const Json& host = plan.at("host_bytes");
+  const bool moves = std::any_of(host.begin(), host.end(), [](const Json& bytes) { return bytes != 0; });
+  if (moves) text += "in pinned host memory\n" + bytes_text(host);
+  return text + time_text(plan.at("estimated_seconds")) + "nothing was written\n";
 }
 
 }  // namespace qlora

@@ -49,6 +49,17 @@ std::vector<CacheLayer> Decoder::cache_layers() const {
   return layers;
 }
 
+std::int64_t Decoder::movable_embedding_bytes() const {
+  const std::string table = modules_.embedding + ".weight";
+  const bool is_head = config_.tied_embeddings && !starts_tied_head();
+  if (!store_->has(table) || parameters_.find(table) || is_head) return 0;
+  return element_count(store_->member(table).shape).value_or(0) * static_cast<std::int64_t>(c10::elementSize(dtype()));
+}
+
+void Decoder::move_embedding_to_host() {
+  store_->move_to_host(modules_.embedding + ".weight");
+}
+
 // Beside a tied embedding a head that is trained by itself starts from the same values.
 bool Decoder::wants(const std::string& name) const {
   return parameters_.find(name) || store_->has(name) || (name == modules_.embedding + ".weight" && starts_tied_head());

@@ -11,6 +11,14 @@ namespace {
 
 enum Buffer { kLowRank, kDLowRank };
 
+// On a GPU the same bytes in larger numbers: a thread copies one number, and a table in host memory is read over the
+// bus in what a warp asks for at once.
+at::Tensor in_large_numbers(const at::Tensor& rows) {
+  const auto numbers = static_cast<std::int64_t>(sizeof(std::int64_t) / rows.element_size());
+  const bool divides = rows.size(1) % numbers == 0 && rows.storage_offset() % numbers == 0;
+  return rows.is_cuda() && divides ? rows.view(at::kLong) : rows;
+}
+
 }  // namespace
 
 Embedding::Embedding(Spec spec, ParameterSet& parameters, Dtype dtype)
@@ -31,8 +39,8 @@ OperationPlan Embedding::plan(const BatchShape& shape) const {
 }
 
 void Embedding::forward(const Batch& batch, const OperationViews& v) {
-  at::Tensor out = v.out;
-  at::index_select_out(out, spec_.table.get(), 0, batch.ids);
+  at::Tensor out = v.out, numbers = in_large_numbers(v.out);
+  at::index_select_out(numbers, in_large_numbers(spec_.table.get()), 0, batch.ids);
   if (spec_.adapter) {
     at::Tensor low_rank = v.buffers[kLowRank];
     at::index_select_out(low_rank, parameters_.compute(spec_.adapter->a), 1, batch.ids);

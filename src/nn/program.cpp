@@ -32,7 +32,10 @@ class ProgramCompiler {
 
   void compile() {
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      const bool leaves = leaves_for_host(b);
+      if (leaves) emit_to_host(b);
       for (std::size_t n = 0; n < blocks_[b].nodes.size(); ++n) emit_forward(b, n, /*again=*/false);
+      if (leaves) emit_arrived(b);
       if (b + 1 < blocks_.size()) blocks_[b + 1].values[Block::kInput] = output_of(b);
     }
     program_.output_view_ = output_of(blocks_.size() - 1);
@@ -43,6 +46,8 @@ class ProgramCompiler {
  private:
   void compile_backward() {
     for (std::size_t b = blocks_.size(); b-- > 0;) {
+      if (leaves_for_host(b)) emit_arrived(b);
+      if (b > 0 && leaves_for_host(b - 1)) emit_from_host(b - 1);
       forget_what_is_not_kept(blocks_[b]);
       for (std::size_t n = blocks_[b].nodes.size(); n-- > 0;) emit_backward(b, n);
       if (b > 0)
@@ -53,6 +58,7 @@ class ProgramCompiler {
 
   using View = Program::BoundView;
   using Instruction = Program::Instruction;
+  using Kind = Program::Kind;
   struct NodeState {
     OperationPlan plan;
     OperationTraits traits;
@@ -65,10 +71,11 @@ class ProgramCompiler {
     std::vector<View> values;  // what holds each value at present; buffer -1: not made, or not kept
     std::vector<View> grads;
     std::vector<bool> needs_grad;
+    int piece = -1;  // of host memory, which holds its input
   };
 
   void add_block(const Block& block, Keep keep) {
-    BlockState state{&block, keep, {}, {}, {}, {}};
+    BlockState state{&block, keep, {}, {}, {}, {}, -1};
     const auto count = static_cast<std::size_t>(block.value_count());
     state.values.resize(count);
     state.grads.resize(count);
@@ -126,6 +133,46 @@ class ProgramCompiler {
     return views;
   }
 
+  // Whether the block's input waits in host memory for its backward pass. The first block has none, and the last one's
+  // backward pass follows at once.
+  bool leaves_for_host(std::size_t b) const {
+    const BlockState& block = blocks_[b];
+    return block.keep == Keep::kInputOnHost && b > 0 && b + 1 < blocks_.size() && block.needs_grad.back();
+  }
+
+  // Copies of inputs alternate with their arrivals, so that one is under way at most: to the host while the block's
+  // forward pass runs, back while the block above is in its backward pass. A buffer lives until its copy has arrived.
+  void emit_to_host(std::size_t b) {
+    const View input = use(blocks_[b].values[Block::kInput]);
+    blocks_[b].piece = static_cast<int>(program_.host_pieces_.size());
+    program_.host_pieces_.push_back(byte_count(input.shape, input.dtype));
+    Instruction instruction = copy_instruction(Kind::kToHost, b);
+    instruction.in.push_back(input);
+    program_.instructions_.push_back(std::move(instruction));
+  }
+
+  void emit_from_host(std::size_t b) {
+    View& input = blocks_[b].values[Block::kInput];
+    input = use(new_buffer(input.shape, input.dtype));
+    Instruction instruction = copy_instruction(Kind::kFromHost, b);
+    instruction.out = input;
+    program_.instructions_.push_back(std::move(instruction));
+  }
+
+  void emit_arrived(std::size_t b) {
+    Instruction instruction = copy_instruction(Kind::kArrived, b);
+    instruction.in.push_back(use(blocks_[b].values[Block::kInput]));
+    program_.instructions_.push_back(std::move(instruction));
+  }
+
+  Instruction copy_instruction(Kind kind, std::size_t b) const {
+    Instruction instruction;
+    instruction.kind = kind;
+    instruction.block = static_cast<int>(b);
+    instruction.piece = blocks_[b].piece;
+    return instruction;
+  }
+
   void emit_forward(std::size_t b, std::size_t n, bool again) {
     BlockState& block = blocks_[b];
     const Block::Node& node = block.source->nodes()[n];
@@ -143,7 +190,7 @@ class ProgramCompiler {
   }
 
   bool kept(const BlockState& block, std::size_t n) const {
-    if (block.keep == Keep::kInputOnly) return false;
+    if (block.keep == Keep::kInputOnly || block.keep == Keep::kInputOnHost) return false;
     return block.keep == Keep::kAll || !block.nodes[n].traits.cheap;
   }
 
@@ -178,7 +225,7 @@ class ProgramCompiler {
     if (!block.needs_grad[static_cast<std::size_t>(node.output)]) return;
     Instruction instruction;
     instruction.operation = node.operation.get();
-    instruction.backward = true;
+    instruction.kind = Kind::kBackward;
     instruction.block = static_cast<int>(b);
     // Everything that must be made again comes before this instruction, so before any lifetime is extended to it.
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
@@ -254,9 +301,12 @@ Program::Program(const std::vector<Block>& blocks, const BatchShape& shape, Pass
   arena_bytes_ = lay_out(buffers_);
 }
 
-void Program::bind(const at::Tensor& arena) {
+void Program::bind(const at::Tensor& arena, const std::vector<at::Tensor>& host) {
   TORCH_CHECK(arena.numel() >= arena_bytes_, "arena of ", arena.numel(), " bytes for a program of ", arena_bytes_);
+  TORCH_CHECK(host.size() >= host_pieces_.size(), host.size(), " pieces of host memory for a program of ",
+              host_pieces_.size());
   arena_ = arena;
+  if (!host_pieces_.empty() && !copies_) copies_.emplace(arena.device());
   auto* base = static_cast<std::byte*>(arena.mutable_data_ptr());
   const auto resolve = [&](const BoundView& view) {
     if (view.buffer < 0) return at::Tensor();
@@ -274,18 +324,32 @@ void Program::bind(const at::Tensor& arena) {
   for (Instruction& i : instructions_) {
     i.views = {resolve_all(i.in), resolve(i.out),      resolve_all(i.buffers),
                resolve(i.d_out),  resolve_all(i.d_in), i.accumulate};
+    if (i.kind != Kind::kToHost && i.kind != Kind::kFromHost) continue;
+    const BoundView& copied = i.kind == Kind::kToHost ? i.in[0] : i.out;
+    const auto piece = static_cast<std::size_t>(i.piece);
+    i.host = host[piece].narrow(0, 0, host_pieces_[piece]).view(copied.dtype).view(copied.shape);
   }
   output_ = resolve(output_view_);
 }
 
+void Program::execute(const Instruction& instruction, const Batch& batch) {
+  switch (instruction.kind) {
+    case Kind::kForward:
+      return instruction.operation->forward(batch, instruction.views);
+    case Kind::kBackward:
+      return instruction.operation->backward(batch, instruction.views);
+    case Kind::kToHost:
+      return copies_->start(instruction.views.in[0], instruction.host);
+    case Kind::kFromHost:
+      return copies_->start(instruction.host, instruction.views.out);
+    case Kind::kArrived:
+      return copies_->finish();
+  }
+}
+
 void Program::run(const Batch& batch) {
   for (std::size_t i = 0; i < instructions_.size(); ++i) {
-    const Instruction& instruction = instructions_[i];
-    if (instruction.backward) {
-      instruction.operation->backward(batch, instruction.views);
-    } else {
-      instruction.operation->forward(batch, instruction.views);
-    }
+    execute(instructions_[i], batch);
 #ifdef QLORA_POISON_FREED
     poison_dead_buffers(static_cast<int>(i));
 #endif
@@ -295,16 +359,12 @@ void Program::run(const Batch& batch) {
 std::string Program::first_non_finite(const Batch& batch) {
   const auto finite = [](const at::Tensor& t) { return !t.defined() || at::isfinite(t).all().item<bool>(); };
   for (const Instruction& i : instructions_) {
-    bool good = true;
-    if (i.backward) {
-      i.operation->backward(batch, i.views);
-      for (const at::Tensor& gradient : i.views.d_in) good = good && finite(gradient);
-    } else {
-      i.operation->forward(batch, i.views);
-      good = finite(i.views.out);
-    }
+    execute(i, batch);
+    if (i.operation == nullptr) continue;
+    const bool backward = i.kind == Kind::kBackward;
+    const bool good = backward ? std::all_of(i.views.d_in.begin(), i.views.d_in.end(), finite) : finite(i.views.out);
     if (!good) {
-      return fmt::format("{} of {} in block {}", i.backward ? "backward" : "forward", i.operation->name(), i.block);
+      return fmt::format("{} of {} in block {}", backward ? "backward" : "forward", i.operation->name(), i.block);
     }
   }
   return "";
@@ -324,12 +384,23 @@ std::string Program::describe() const {
     for (const BoundView& v : views) s += v.buffer < 0 ? " -" : fmt::format(" b{}", v.buffer);
     return s;
   };
+  const auto line = [&](const Instruction& in) {
+    switch (in.kind) {
+      case Kind::kForward:
+        return fmt::format("forward  {:12} in{} -> b{}", in.operation->name(), list(in.in), in.out.buffer);
+      case Kind::kBackward:
+        return fmt::format("backward {:12} in{} d_out b{} ->{}", in.operation->name(), list(in.in), in.d_out.buffer,
+                           list(in.d_in));
+      case Kind::kToHost:
+        return fmt::format("to host  piece {} from{}", in.piece, list(in.in));
+      case Kind::kFromHost:
+        return fmt::format("from host piece {} -> b{}", in.piece, in.out.buffer);
+      default:
+        return fmt::format("arrived  piece {} of{}", in.piece, list(in.in));
+    }
+  };
   for (std::size_t i = 0; i < instructions_.size(); ++i) {
-    const Instruction& in = instructions_[i];
-    text += in.backward ? fmt::format("{:4} block {:3} backward {:12} in{} d_out b{} ->{}\n", i, in.block,
-                                      in.operation->name(), list(in.in), in.d_out.buffer, list(in.d_in))
-                        : fmt::format("{:4} block {:3} forward  {:12} in{} -> b{}\n", i, in.block, in.operation->name(),
-                                      list(in.in), in.out.buffer);
+    text += fmt::format("{:4} block {:3} {}\n", i, instructions_[i].block, line(instructions_[i]));
   }
   return text;
 }

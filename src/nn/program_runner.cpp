@@ -58,9 +58,9 @@ std::unique_ptr<CapturedProgram> capture(Program&, const Batch&) {
 
 at::Tensor ProgramRunner::run(const Batch& batch) {
   Program& program = programs_.program_for(batch);
-  if (programs_.arena_bytes() != arena_bytes_) {  // what was captured reads an arena that is gone
+  if (programs_.bindings() != bindings_) {  // what was captured reads memory that is gone
     entries_.clear();
-    arena_bytes_ = programs_.arena_bytes();
+    bindings_ = programs_.bindings();
   }
   // ATen forms, and attention in float32, go by the host's fields of the batch.
   const Dtype dtype = store_.dtype();

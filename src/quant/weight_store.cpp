@@ -14,6 +14,7 @@
 #include "qlora/core/error.h"
 #include "qlora/quant/nf4_arithmetic.h"
 #include "qlora/quant/nf4_cuda.h"
+#include "qlora/quant/pinned.h"
 
 namespace qlora {
 namespace {
@@ -117,20 +118,35 @@ void WeightStore::put(const std::string& name, const at::Tensor& values) {
   slot.filled = true;
 }
 
-void WeightStore::put(const std::string& name, const Nf4Tensor& codes) {
+void WeightStore::check_shape(const Slot& slot, const Shape& shape) {
+  if (shape == slot.member.shape) return;
+  throw DataError(fmt::format("tensor '{}': is quantized from shape {}, the model's config wants {}", slot.member.name,
+                              shape_text(shape), shape_text(slot.member.shape)));
+}
+
+void WeightStore::put(const std::string& name, Nf4Weight codes) {
   Slot& slot = this->slot(name);
-  if (codes.shape != slot.member.shape) {
-    throw DataError(fmt::format("tensor '{}': is quantized from shape {}, the model's config wants {}", name,
-                                shape_text(codes.shape), shape_text(slot.member.shape)));
-  }
-  if (slot.member.quantize) {
-    slot.codes = to_device(codes, device_);
-    slot.filled = true;
-    return;
-  }
+  check_shape(slot, codes.shape);
+  TORCH_CHECK(slot.member.quantize && codes.codes.device() == device_, "codes of ", name, " for a dense weight, or on ",
+              codes.codes.device());
+  slot.codes = std::move(codes);
+  slot.filled = true;
+}
+
+void WeightStore::put(const std::string& name, const Nf4Tensor& codes) {
+  const Slot& slot = this->slot(name);
+  check_shape(slot, codes.shape);
+  if (slot.member.quantize) return put(name, to_device(codes, device_));
   at::Tensor values = at::empty(codes.shape, at::kFloat);
   nf4_dequantize(codes.view(), ElementType::kF32, values.mutable_data_ptr());
   put(name, values);
+}
+
+void WeightStore::move_to_host(const std::string& name) {
+  GroupState& group = groups_[static_cast<std::size_t>(places_.at(name).first)];
+  TORCH_CHECK(!group.quantized && group.dense.defined(), name, " is not there, or quantized");
+  group.dense = in_host_memory(group.dense);
+  group.on_host = !device_.is_cpu();
 }
 
 std::vector<std::string> WeightStore::missing() const {
@@ -238,7 +254,7 @@ at::Tensor WeightStore::dequantized(const std::string& name) const {
 std::int64_t WeightStore::bytes() const {
   std::int64_t total = 0;
   for (const GroupState& group : groups_) {
-    total += tensor_bytes(group.dense);
+    if (!group.on_host) total += tensor_bytes(group.dense);
     for (const Slot& slot : group.slots) total += slot.codes.bytes() + tensor_bytes(slot.dense);
   }
   return total;
@@ -268,7 +284,7 @@ std::int64_t WeightStore::scratch_bytes(const GroupState& group) const {
 std::int64_t WeightStore::planned_bytes() const {
   std::int64_t total = 0;
   for (const GroupState& group : groups_) {
-    if (!group.quantized) total += dense_bytes(group.shape);
+    if (!group.quantized && !group.on_host) total += dense_bytes(group.shape);
     for (const Slot& slot : group.slots) {
       if (!group.quantized) continue;
       const Shape& shape = slot.member.shape;

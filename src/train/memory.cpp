@@ -1,8 +1,11 @@
 #include "qlora/train/memory.h"
 
 #include <algorithm>
+#include <array>
 #include <fstream>
+#include <functional>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <string>
 
@@ -40,16 +43,24 @@ void consider(const PreparedSet& set, const std::vector<std::uint32_t>& rows, at
   largest.push_back({shape, rows});
 }
 
-// The policies from the fastest to the smallest: in the first `level` blocks norms and activations are made again;
-// beyond as many levels as there are blocks, in the first of them everything is. The first blocks, because backward
-// comes to them last, when what the others kept is gone.
+// The policies from the fastest to the smallest, each of them for one block more than the level before: norms and
+// activations are made again, then everything is, then the blocks' inputs wait on the host. The first blocks come
+// first, because backward comes to them last, when what the others kept is gone.
+constexpr std::array kPolicies = {Keep::kAll, Keep::kExpensive, Keep::kInputOnly, Keep::kInputOnHost};
+
+// The level from which on every block has this policy.
+std::size_t level_of(const std::vector<Block>& blocks, Keep policy) {
+  const auto place = std::find(kPolicies.begin(), kPolicies.end(), policy);
+  return static_cast<std::size_t>(place - kPolicies.begin()) * blocks.size();
+}
+
 std::vector<Keep> keep_at(const std::vector<Block>& blocks, std::size_t level) {
   const std::size_t count = blocks.size();
-  std::vector<Keep> keep = uniform_keep(blocks, level < count ? Keep::kAll : Keep::kExpensive);
-  const Keep smaller = level < count ? Keep::kExpensive : Keep::kInputOnly;
-  const std::size_t changed = level < count ? level : level - count;
+  const std::size_t policy = std::min(level / count, kPolicies.size() - 1);
+  std::vector<Keep> keep = uniform_keep(blocks, kPolicies[policy]);
   // The embedding and the head have nothing to make again.
-  for (std::size_t b = 1; b + 1 < count && b < changed + 1; ++b) keep[b] = smaller;
+  const std::size_t changed = level - policy * count;
+  for (std::size_t b = 1; b + 1 < count && b < changed + 1; ++b) keep[b] = kPolicies.at(policy + 1);
   return keep;
 }
 
@@ -85,11 +96,47 @@ std::int64_t memory_limit(const Decoder& decoder, const TrainOptions& options) {
   return std::min(limit, static_cast<std::int64_t>(own * kGib));
 }
 
+// Moves to host memory what is no activation, until `fits` says that the rest does.
+void move_lasting(const Decoder& decoder, const TrainOptions& options, const std::function<bool()>& fits,
+                  RunPlan& plan) {
+  const std::int64_t table = decoder.movable_embedding_bytes();
+  if (table > 0 && !fits()) {
+    plan.bytes.weights -= table;
+    plan.host.embedding = table;
+  }
+  AdamWSettings settings = adamw_settings(options);
+  settings.paged = true;
+  const OptimizerBytes paged = optimizer_bytes(decoder.parameters(), settings, decoder.device());
+  if (paged.device < plan.bytes.optimizer && !fits()) {
+    plan.bytes.optimizer = paged.device;
+    plan.host.optimizer = paged.host;
+    plan.pages_optimizer = true;
+  }
+}
+
+void refuse_host(const Decoder& decoder, const HostBytes& host) {
+  const std::int64_t free = free_memory(at::kCPU);
+  if (decoder.store().planned() || host.total() <= free) return;
+  throw OutOfMemory(
+      fmt::format("the plan keeps {} in host memory, of which {:.2f} GiB are free; lower "
+                  "per_device_train_batch_size or max_length, or raise max_memory_gib",
+                  host.text(), static_cast<double>(free) / kGib));
+}
+
 [[noreturn]] void refuse_limit(double gib, const MemoryBytes& bytes) {
   throw OutOfMemory(fmt::format(
       "max_memory_gib: {:g} GiB do not suffice: weights take {:.2f} GiB, all else at least {:.2f}; lower "
       "per_device_train_batch_size or max_length",
       gib, static_cast<double>(bytes.weights) / kGib, static_cast<double>(bytes.total() - bytes.weights) / kGib));
+}
+
+// "weights 0.583, dequantized 0.042 GiB"
+std::string text_of(const Json& kinds) {
+  std::string text;
+  for (const auto& [kind, bytes] : kinds.items()) {
+    text += fmt::format("{}{} {:.3f}", text.empty() ? "" : ", ", kind, bytes.get<double>() / kGib);
+  }
+  return text + " GiB";
 }
 
 constexpr std::int64_t kUnlimited = std::numeric_limits<std::int64_t>::max();
@@ -149,15 +196,18 @@ ActivationBytes activation_bytes(const std::vector<Block>& blocks, const std::ve
     const Program program(blocks, b.shape, Pass::kTraining, keep);
     bytes.arena = std::max(bytes.arena, program.arena_bytes());
     bytes.workspace = std::max(bytes.workspace, program.workspace_bytes());
+    const auto& pieces = program.host_pieces();
+    bytes.host = std::max(bytes.host, std::accumulate(pieces.begin(), pieces.end(), std::int64_t{0}));
   }
   return bytes;
 }
 
 std::vector<Keep> choose_keep(Checkpointing checkpointing, const std::vector<Block>& blocks,
                               const std::vector<LargestBatch>& batches, std::int64_t budget) {
-  if (checkpointing == Checkpointing::kOn) return keep_at(blocks, 2 * blocks.size());
   if (checkpointing == Checkpointing::kOff) return keep_at(blocks, 0);
-  std::size_t least = 0, most = 2 * blocks.size();
+  const bool has_host = !batches.front().shape.device.is_cpu();
+  std::size_t least = checkpointing == Checkpointing::kOn ? level_of(blocks, Keep::kInputOnly) : 0;
+  std::size_t most = level_of(blocks, has_host ? Keep::kInputOnHost : Keep::kInputOnly);
   while (least < most) {
     const std::size_t level = (least + most) / 2;
     if (activation_bytes(blocks, keep_at(blocks, level), batches).total() <= budget) {
@@ -180,12 +230,24 @@ Json MemoryBytes::to_json() const {
 }
 
 std::string MemoryBytes::text() const {
-  std::string text;
-  const Json kinds = to_json();
-  for (const auto& [kind, bytes] : kinds.items()) {
-    text += fmt::format("{}{} {:.3f}", text.empty() ? "" : ", ", kind, bytes.get<double>() / kGib);
+  return text_of(to_json());
+}
+
+std::int64_t HostBytes::total() const {
+  return embedding + optimizer + block_inputs;
+}
+
+Json HostBytes::to_json() const {
+  return {{"embedding", embedding}, {"optimizer", optimizer}, {"block_inputs", block_inputs}};
+}
+
+std::string HostBytes::text() const {
+  Json kinds = Json::object();
+  const Json all = to_json();
+  for (const auto& [kind, bytes] : all.items()) {
+    if (bytes != 0) kinds[kind] = bytes;
   }
-  return text + " GiB";
+  return kinds.empty() ? "nothing" : text_of(kinds);
 }
 
 RunPlan plan_run(const Decoder& decoder, const TrainOptions& options, const PreparedSet& set,
@@ -196,28 +258,36 @@ RunPlan plan_run(const Decoder& decoder, const TrainOptions& options, const Prep
   plan.bytes = lasting_bytes(decoder, options);
   plan.bytes.evaluation = evaluation_bytes;
   const std::int64_t limit = memory_limit(decoder, options);
-  const std::int64_t budget = limit - plan.bytes.total();
+  plan.host.optimizer = optimizer_bytes(decoder.parameters(), adamw_settings(options), device).host;
   const bool recomputes = options.gradient_checkpointing == Checkpointing::kAuto;
   const bool merges =
       device.is_cuda() && !options.deterministic && options.gradient_checkpointing != Checkpointing::kOn;
-  const auto fits = [&](const std::vector<Keep>& keep) {
-    return activation_bytes(blocks, keep, plan.largest).total() <= budget;
+  const auto fits = [&](std::size_t level) {
+    return activation_bytes(blocks, keep_at(blocks, level), plan.largest).total() <= limit - plan.bytes.total();
   };
   const auto choose = [&](std::int64_t count) {
     plan.merged = count;
     plan.largest = largest_batches(set, batches, steps, device, count);
     if (count == 1) return true;
     const std::int64_t tokens = plan.largest.front().batch.tokens();
-    const std::size_t level = tokens <= kSmallBatch ? 2 * blocks.size() : blocks.size();
-    return tokens <= kMergedTokens && fits(keep_at(blocks, recomputes ? level : 0));
+    const std::size_t level = level_of(blocks, tokens <= kSmallBatch ? Keep::kInputOnly : Keep::kExpensive);
+    return tokens <= kMergedTokens && fits(recomputes ? level : 0);
   };
   std::int64_t count = merges ? batches.accumulation : 1;
   while (!choose(count)) count = (count + 1) / 2;
-  plan.keep = choose_keep(options.gradient_checkpointing, blocks, plan.largest, budget);
+  if (!device.is_cpu()) {
+    const bool keeps_all = options.gradient_checkpointing == Checkpointing::kOff;
+    const std::size_t smallest = keeps_all ? 0 : level_of(blocks, Keep::kInputOnly);
+    move_lasting(
+        decoder, options, [&] { return fits(smallest); }, plan);
+  }
+  plan.keep = choose_keep(options.gradient_checkpointing, blocks, plan.largest, limit - plan.bytes.total());
   const ActivationBytes activations = activation_bytes(blocks, plan.keep, plan.largest);
   plan.bytes.activations = activations.arena;
   plan.bytes.workspaces += activations.workspace;
+  plan.host.block_inputs = activations.host;
   if (options.max_memory_gib && plan.bytes.total() > limit) refuse_limit(*options.max_memory_gib, plan.bytes);
+  refuse_host(decoder, plan.host);
   return plan;
 }
 

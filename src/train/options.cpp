@@ -62,8 +62,11 @@ void declare_memory(Schema<T>& schema) {
            "Keep only the blocks' inputs and compute the rest again. auto: what the memory plan chooses.")
       .choices({{"auto", Checkpointing::kAuto}, {"true", Checkpointing::kOn}, {"false", Checkpointing::kOff}});
   schema
-      .key("max_memory_gib", &T::max_memory_gib,
-           "Memory of the device that the run may use; of a GPU's, half a GiB goes to CUDA itself.")
+      .key(
+          "max_memory_gib", &T::max_memory_gib,
+          "Memory of the device that the run may use; of a GPU's, half a GiB goes to CUDA itself. What does not fit is "
+          "computed again, or on a GPU waits in pinned host memory: the embedding's table, the optimizer's moments, "
+          "the blocks' inputs, in this order. The numbers are the same.")
       .above(0);
   schema.key(
       "deterministic", &T::deterministic,

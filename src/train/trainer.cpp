@@ -67,7 +67,6 @@ Trainer::Trainer(Decoder& decoder, const PreparedSet& train, const PreparedSet* 
       train_(train),
       eval_(eval),
       settings_(std::move(settings)),
-      optimizer_(decoder.parameters(), adamw_settings(settings_.options)),
       batcher_(train, settings_.batches) {
   const TrainOptions& o = settings_.options;
   total_ = total_steps(o, batcher_.steps_per_epoch());
@@ -75,6 +74,13 @@ Trainer::Trainer(Decoder& decoder, const PreparedSet& train, const PreparedSet* 
   loss_scale_ = settings_.loss_scale.value_or(decoder.dtype() == at::kHalf ? kFirstHalfScale : 1.0);
   plan_ = plan_run(decoder, o, train, settings_.batches, total_, settings_.on_eval_bytes);
   log_info("memory: {}", plan_.bytes.text());
+  if (plan_.host.total() > 0) log_info("memory: pinned on the host {}", plan_.host.text());
+  if (plan_.pages_optimizer)
+    log_info("memory: the moments are paged, though optim does not ask for it, so that all fits");
+  if (plan_.host.embedding > 0) decoder.move_embedding_to_host();
+  AdamWSettings adamw = adamw_settings(o);
+  adamw.paged = adamw.paged || plan_.pages_optimizer;
+  optimizer_ = std::make_unique<AdamW>(decoder.parameters(), adamw);
   programs_ =
       std::make_unique<ProgramCache>(decoder.blocks(HeadKind::kLoss), Pass::kTraining, plan_.keep, decoder.device());
   runner_ = std::make_unique<ProgramRunner>(*programs_, decoder.store(), o.cuda_graphs);
@@ -98,7 +104,7 @@ void Trainer::resume(const fs::path& checkpoint) {
   decoder_.parameters().values().copy_(state.optimizer.values);
   decoder_.parameters().refresh_compute();
   read_run(state.run);
-  optimizer_.restore(state.optimizer.moments, step_);
+  optimizer_->restore(state.optimizer.moments, step_);
   log_info("resuming after step {} from {}", step_, checkpoint.string());
 }
 
@@ -236,7 +242,7 @@ void Trainer::step(StepRows rows) {
   const double rate =
       settings_.options.learning_rate * schedule_factor(settings_.options.lr_scheduler_type, step_, warmup_, total_);
   const at::Tensor norm =
-      optimizer_.step(rate, settings_.options.max_grad_norm, device.is_cpu() ? loss : loss.to(at::kFloat));
+      optimizer_->step(rate, settings_.options.max_grad_norm, device.is_cpu() ? loss : loss.to(at::kFloat));
   ++step_;
   PendingStep pending{
       std::move(rows), {step_, epoch_reached(), 0.0, 0.0, rate, 0, 0, 0.0, 0.0, 0.0}, start, {}, std::nullopt};
@@ -299,7 +305,7 @@ void Trainer::repeat_at_lower_scale(PendingStep failed) {
   steps_at_scale_ = 0;
   step_ = again.front().metrics.step - 1;
   log_debug("step {}: gradients overflow, the loss is scaled by {:g} from now on", step_ + 1, loss_scale_);
-  optimizer_.forget_failure(step_);
+  optimizer_->forget_failure(step_);
   for (PendingStep& pending : again) step(std::move(pending.rows));
 }
 
@@ -440,7 +446,7 @@ void Trainer::judge(const Json& line) {
 void Trainer::save() {
   if (last_saved_ == step_) return;
   settle(0);
-  const CheckpointState state{write_run(), {decoder_.parameters().values(), optimizer_.state()}};
+  const CheckpointState state{write_run(), {decoder_.parameters().values(), optimizer_->state()}};
   save_checkpoint(settings_.output, step_, state, [this](const fs::path& folder) {
     settings_.save_model(folder);
     write_file_atomically(folder / "trainer_state.json", trainer_state().text());

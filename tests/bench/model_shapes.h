@@ -43,6 +43,7 @@ inline ModelConfig shape_of(const std::string& name) {
       {"Qwen1.5-1.8B", "qwen2", 2048, 24, 16, 16, 128, 5504, 151936, false},
       {"Qwen3-1.7B", "llama", 2048, 28, 16, 8, 128, 6144, 151936, true},
       {"Llama-3.1-8B", "llama", 4096, 32, 32, 8, 128, 14336, 128256, false},
+      {"Llama-2-70B", "llama", 8192, 80, 64, 8, 128, 28672, 32000, false},
   };
   for (const Row& r : kShapes) {
     if (name != r.name) continue;

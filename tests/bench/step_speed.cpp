@@ -2,17 +2,21 @@
 // all linears, NF4.
 //   step_speed SHAPE [key=value ...]   prints one JSON line: tokens/s, ms a step, losses, gradient norms
 // Keys: tokens (of a micro-batch, 4096), row (2048), accumulation (4), steps (6), dropout (0), graphs (1), cache (GiB
-// that may stay dequantized, 0), fp8 (1: frozen products in it), keep (all | expensive | input), dtype (bf16 | fp32),
-// aten (1: without the kernels), head_norms (1: of each query and key head, as Qwen3 has them), profile (1: time by
-// kernel of one more step).
+// that may stay dequantized, 0), fp8 (1: frozen products in it), dtype (bf16 | fp32), aten (1: without the kernels),
+// head_norms (1: of each query and key head, as Qwen3 has them), codes (random: NF4 codes drawn as such, never wider
+// weights), profile (1: time by kernel of one more step), deterministic (1). What is kept where: keep (all | expensive
+// | input | host), embedding (device | host), optimizer (device | paged); or plan (auto | recompute) chooses all three
+// as a run would, under max_memory_gib where that is given. dry_run=1 prints the plan alone, and needs no GPU.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <map>
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -23,7 +27,9 @@
 #include "qlora/models/decoder.h"
 #include "qlora/nn/kernels.h"
 #include "qlora/nn/program_runner.h"
+#include "qlora/quant/nf4.h"
 #include "qlora/train/device_batch.h"
+#include "qlora/train/memory.h"
 #include "qlora/train/optimizer.h"
 
 #include "model_shapes.h"
@@ -31,22 +37,78 @@
 namespace qlora {
 namespace {
 
-std::unique_ptr<Decoder> make_decoder(const ModelConfig& config, at::Device device, Dtype dtype, double dropout,
-                                      std::int64_t cache_gib, bool fp8) {
+// Codes of a weight whose values are about 0.02 wide.
+Nf4Weight random_codes(const Shape& shape, at::Device device) {
+  const auto bytes = at::TensorOptions().device(device).dtype(at::kByte);
+  Nf4Weight weight;
+  weight.shape = shape;
+  const std::int64_t blocks = nf4_blocks(weight.count());
+  weight.codes = at::randint(256, {nf4_code_bytes(weight.count())}, bytes);
+  weight.absmax_codes = at::randint(256, {blocks}, bytes);
+  weight.nested_absmax = at::full({nf4_nested_blocks(blocks)}, 0.01, bytes.dtype(at::kFloat));
+  weight.nested_map = at::linspace(-1.0, 1.0, 256, bytes.dtype(at::kFloat));
+  weight.nested_offset = 0.05F;
+  return weight;
+}
+
+std::unique_ptr<Decoder> make_decoder(const ModelConfig& config, at::Device device, Dtype dtype,
+                                      const Options& options) {
+  const double dropout = std::stod(option(options, "dropout", "0"));
+  const bool planned = number(options, "dry_run", 0) != 0;
   TrainingPlan plan;
   plan.lora = [dropout](const std::string& module) {
     return module.ends_with("_proj") ? std::optional(LoraSettings{16, 2.0, dropout}) : std::nullopt;
   };
   plan.seed = 1;
-  auto store = std::make_shared<WeightStore>(device, dtype, WeightPolicy{true, true, cache_gib << 30, {}, fp8});
+  const bool fp8 = number(options, "fp8", 0) != 0;
+  const WeightPolicy policy{true, true, number(options, "cache", 0) << 30, {}, fp8, planned};
+  auto store = std::make_shared<WeightStore>(device, dtype, policy);
   auto decoder = std::make_unique<Decoder>(config, store, plan);
+  if (planned) return decoder;
   for (const std::string& name : decoder->missing()) {
     const Shape& shape = store->member(name).shape;
-    const auto options = at::TensorOptions().device(device);
-    decoder->put(name, shape.size() > 1 ? at::randn(shape, options) * 0.02 : at::ones(shape, options));
+    const auto on_device = at::TensorOptions().device(device);
+    if (store->member(name).quantize && option(options, "codes", "") == "random") {
+      store->put(name, random_codes(shape, device));
+    } else {
+      decoder->put(name, shape.size() > 1 ? at::randn(shape, on_device) * 0.02 : at::ones(shape, on_device));
+    }
   }
   decoder->initialize_adapters(3, /*gaussian=*/false);
   return decoder;
+}
+
+// Rows as long as those of packed_rows(), for a step's micro-batches.
+PreparedSet rows_to_plan(std::int64_t tokens, std::int64_t row, std::int64_t accumulation) {
+  EncodedRow encoded;
+  encoded.ids.resize(static_cast<std::size_t>(row), 1);
+  encoded.labelled.resize(static_cast<std::size_t>(row), 1);
+  const auto count = static_cast<std::size_t>(tokens / row * accumulation);
+  return PreparedSet::from_rows(std::vector<EncodedRow>(count, encoded), std::vector<Json>(count, Json()),
+                                Json::object());
+}
+
+// What is kept where, and the bytes that this is planned to take.
+RunPlan plan_of(const Decoder& decoder, const Options& options, std::int64_t tokens, std::int64_t row,
+                std::int64_t accumulation) {
+  TrainOptions train;
+  train.deterministic = true;  // micro-batches stay as they are
+  train.gradient_checkpointing = option(options, "plan", "auto") == "auto" ? Checkpointing::kAuto : Checkpointing::kOn;
+  if (options.contains("max_memory_gib")) train.max_memory_gib = std::stod(options.at("max_memory_gib"));
+  return plan_run(decoder, train, rows_to_plan(tokens, row, accumulation),
+                  BatchOptions{tokens / row, accumulation, false, 0, false, 0}, 1);
+}
+
+// As the options have it, without a plan.
+RunPlan chosen(const Decoder& decoder, const Options& options) {
+  const std::string kept = option(options, "keep", "all");
+  const std::map<std::string, Keep> policies{
+      {"all", Keep::kAll}, {"expensive", Keep::kExpensive}, {"input", Keep::kInputOnly}, {"host", Keep::kInputOnHost}};
+  RunPlan plan;
+  plan.keep = uniform_keep(decoder.blocks(HeadKind::kLoss), policies.at(kept));
+  plan.pages_optimizer = option(options, "optimizer", "device") == "paged";
+  if (option(options, "embedding", "device") == "host") plan.host.embedding = decoder.movable_embedding_bytes();
+  return plan;
 }
 
 PackedBatch packed_rows(std::int64_t tokens, std::int64_t row, std::int64_t vocabulary, std::int64_t salt) {
@@ -99,31 +161,49 @@ void profile(const std::function<void()>& run) {
 
 void measure(const std::string& name, const Options& options) {
   using Clock = std::chrono::steady_clock;
-  const at::Device device = at::hasCUDA() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  const bool dry = number(options, "dry_run", 0) != 0;
+  const at::Device device = dry || at::hasCUDA() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   const Dtype dtype = option(options, "dtype", "bf16") == "bf16" ? at::kBFloat16 : at::kFloat;
   const std::int64_t tokens = number(options, "tokens", 4096);
   const std::int64_t accumulation = number(options, "accumulation", 4);
   const std::int64_t steps = number(options, "steps", 6);
   ModelConfig config = shape_of(name);
   config.head_norms = number(options, "head_norms", 0) != 0;
+  if (number(options, "deterministic", 0) != 0) {
+    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  }
   std::unique_ptr<gpu::AtenForms> aten;
   if (number(options, "aten", 0) != 0) aten = std::make_unique<gpu::AtenForms>();
   at::manual_seed(7);
   const auto begin = Clock::now();
-  const auto decoder = make_decoder(config, device, dtype, std::stod(option(options, "dropout", "0")),
-                                    number(options, "cache", 0), number(options, "fp8", 0) != 0);
-  const auto& blocks = decoder->blocks(HeadKind::kLoss);
-  const std::string kept = option(options, "keep", "all");
-  const Keep keep = kept == "all" ? Keep::kAll : kept == "expensive" ? Keep::kExpensive : Keep::kInputOnly;
-  ProgramCache programs(blocks, Pass::kTraining, uniform_keep(blocks, keep), device);
+  const auto decoder = make_decoder(config, device, dtype, options);
+  const std::int64_t row = number(options, "row", 2048);
+  const RunPlan plan =
+      options.contains("plan") ? plan_of(*decoder, options, tokens, row, accumulation) : chosen(*decoder, options);
+  if (options.contains("plan")) {
+    fmt::print("{} {}: {}; on the host {}, {} blocks' inputs\n", name, option(options, "max_memory_gib", ""),
+               plan.bytes.text(), plan.host.text(), std::count(plan.keep.begin(), plan.keep.end(), Keep::kInputOnHost));
+  }
+  if (dry) return;
+  if (plan.host.embedding > 0) decoder->move_embedding_to_host();
+  ProgramCache programs(decoder->blocks(HeadKind::kLoss), Pass::kTraining, plan.keep, device);
   ProgramRunner runner(programs, decoder->store(), number(options, "graphs", 1) != 0);
-  AdamW optimizer(decoder->parameters(), {});
+  AdamWSettings settings;
+  settings.paged = plan.pages_optimizer;
+  AdamW optimizer(decoder->parameters(), settings);
+  // What the weights were made from counts no longer.
+  if (device.is_cuda()) {
+    c10::getDeviceAllocator(device.type())->emptyCache();
+    c10::getDeviceAllocator(device.type())->resetPeakStats(device.index());
+  }
 
   const auto step = [&](std::int64_t s) {
     decoder->parameters().zero_grad();
     at::Tensor loss = at::zeros({}, at::TensorOptions().device(device).dtype(at::kDouble));
     for (std::int64_t m = 0; m < accumulation; ++m) {
-      const PackedBatch rows = packed_rows(tokens, number(options, "row", 2048), config.vocabulary, s * 16 + m);
+      const PackedBatch rows = packed_rows(tokens, row, config.vocabulary, s * 16 + m);
       const auto targets = static_cast<std::int64_t>(rows.targets.size()) * accumulation;
       loss.add_(runner.run(to_device_batch(rows, targets, static_cast<std::uint64_t>(s), true, device)).squeeze(0));
     }
@@ -144,18 +224,18 @@ void measure(const std::string& name, const Options& options) {
     losses.push_back(fmt::format("{:.4f}", n[0].item<double>()));
     norms.push_back(fmt::format("{:.4f}", n[1].item<double>()));
   }
-  double peak = 0.0;
-  if (device.is_cuda()) {
-    peak = static_cast<double>(
-               c10::getDeviceAllocator(device.type())->getDeviceStats(device.index()).allocated_bytes[0].peak) /
-           (1 << 30);
-  }
-  fmt::print(R"({{"shape": "{}", "options": "{}", "tokens_per_second": {:.0f}, "step_ms": {:.2f}, "peak_gib": {:.2f}, )"
-             R"("set_up_seconds": {:.1f}, "graphs": {}, "loss": [{}], "grad_norm": [{}]}})"
-             "\n",
-             name, fmt::join(given, " "), static_cast<double>(tokens * accumulation * steps) / seconds,
-             1e3 * seconds / static_cast<double>(steps), peak, std::chrono::duration<double>(start - begin).count(),
-             runner.graph_count(), fmt::join(losses, ", "), fmt::join(norms, ", "));
+  const auto gib = [&](std::int64_t (*bytes)(at::Device)) {
+    return device.is_cuda() ? static_cast<double>(bytes(device)) / (1 << 30) : 0.0;
+  };
+  const double planned = static_cast<double>(plan.bytes.total()) / (1 << 30);
+  fmt::print(
+      R"({{"shape": "{}", "options": "{}", "tokens_per_second": {:.0f}, "step_ms": {:.2f}, "peak_gib": {:.3f}, )"
+      R"("used_gib": {:.3f}, "planned_gib": {:.3f}, "set_up_seconds": {:.1f}, "graphs": {}, "loss": [{}], "grad_norm": [{}]}})"
+      "\n",
+      name, fmt::join(given, " "), static_cast<double>(tokens * accumulation * steps) / seconds,
+      1e3 * seconds / static_cast<double>(steps), gib(peak_allocated), gib(used_memory), planned,
+      std::chrono::duration<double>(start - begin).count(), runner.graph_count(), fmt::join(losses, ", "),
+      fmt::join(norms, ", "));
   std::fflush(stdout);
   if (number(options, "profile", 0) != 0) profile([&] { step(99).cpu(); });
 }

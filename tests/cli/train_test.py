@@ -205,6 +205,7 @@ class TrainTest(TrainRuns):
             self.assertEqual((plan["rows"], plan["eval_rows"], plan["steps"]), (24, 6, result["steps"]))
             self.assertEqual(plan["bytes"]["total"], sum(v for k, v in plan["bytes"].items() if k != "total"))
             self.assertAlmostEqual(plan["bytes"]["total"] / 2**30, result["memory_allocated_gib"], places=9)
+            self.assertEqual(plan["host_bytes"], {"embedding": 0, "optimizer": 0, "block_inputs": 0}, "the CPU's memory is the host's")
             self.assertGreater(plan["estimated_seconds"], 0)
         (self.model / "model.safetensors").rename(self.root / "aside")
         try:

@@ -32,10 +32,10 @@ struct RowCounts {
   std::int64_t truncated = 0;
   std::int64_t tokens = 0;
   std::int64_t label_tokens = 0;
-  std::vector<std::int64_t> lengths;                 // of the rows kept, ascending
-  std::int64_t duplicates = 0;                       // rows kept that equal an earlier one token by token, but for weights
-  std::int64_t only_last = 0;                        // chats of which only the last answer is trained
-  std::int64_t without_end = 0;                      // answers whose end is no token at which generation stops
+  std::vector<std::int64_t> lengths;  // of the rows kept, ascending
+  std::int64_t duplicates = 0;        // rows kept that equal an earlier one token by token, but for weights
+  std::int64_t only_last = 0;         // chats of which only the last answer is trained
+  std::int64_t without_end = 0;       // answers whose end is no token at which generation stops
   std::map<std::int32_t, std::int64_t> end_tokens;   // what ends the last answers: token -> rows
   std::map<std::string, std::string> first_dropped;  // reason -> place of the first such row
 

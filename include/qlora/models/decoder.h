@@ -75,6 +75,11 @@ class Decoder {
   // What a cache keeps of each layer.
   std::vector<CacheLayer> cache_layers() const;
 
+  // Bytes of the embedding's table that move_embedding_to_host() takes off the device: of its few rows that a batch
+  // names, the rest need not be there. 0 where it is trained, or is the output head, too.
+  std::int64_t movable_embedding_bytes() const;
+  void move_embedding_to_host();
+
   // Where a checkpoint's tensor goes: a parameter (method full) or the store. False: the model has no such weight.
   bool wants(const std::string& name) const;
   void put(const std::string& name, const at::Tensor& values);

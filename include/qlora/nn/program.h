@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "qlora/nn/arena.h"
 #include "qlora/nn/block.h"
+#include "qlora/nn/side_copies.h"
 
 namespace qlora {
 
@@ -14,9 +16,11 @@ enum class Pass { kForward, kTraining };
 
 // What a block keeps between its forward and its backward pass, cheapest memory last.
 enum class Keep {
-  kAll,        // every value that backward reads
-  kExpensive,  // norms and activations are made again
-  kInputOnly,  // only the block's input; the rest is made again as backward comes to need it
+  kAll,          // every value that backward reads
+  kExpensive,    // norms and activations are made again
+  kInputOnly,    // only the block's input; the rest is made again as backward comes to need it
+  kInputOnHost,  // not even that: it goes to host memory beside the block's forward pass, and comes back while the
+                 // block above is in its backward pass
 };
 
 // The compiler turns blocks into instructions: all forward passes, then (Pass::kTraining) the backward passes in
@@ -29,10 +33,13 @@ class Program {
 
   std::int64_t arena_bytes() const { return arena_bytes_; }
   std::int64_t workspace_bytes() const { return workspace_bytes_; }  // the most that one of its operations takes
+  // Bytes of each block's input that goes to host memory (Keep::kInputOnHost).
+  const std::vector<std::int64_t>& host_pieces() const { return host_pieces_; }
   const BatchShape& shape() const { return shape_; }
 
-  // Resolves all views into `arena` (uint8, at least arena_bytes() long).
-  void bind(const at::Tensor& arena);
+  // Resolves all views into `arena` (uint8, at least arena_bytes() long) and `host`: uint8 of the CPU, one a piece and
+  // at least as long, pinned where the arena is a GPU's.
+  void bind(const at::Tensor& arena, const std::vector<at::Tensor>& host = {});
 
   // Runs every instruction. bind() must have been called.
   void run(const Batch& batch);
@@ -58,26 +65,38 @@ class Program {
     Shape shape;
     Dtype dtype = at::kFloat;
   };
+  enum class Kind {
+    kForward,
+    kBackward,
+    kToHost,    // begins to copy in[0] to a piece of host memory
+    kFromHost,  // begins to copy a piece to `out`
+    kArrived,   // waits for the copy begun last, of in[0]
+  };
   struct Instruction {
-    Operation* operation = nullptr;
-    bool backward = false;
+    Kind kind = Kind::kForward;
+    Operation* operation = nullptr;  // null where something is copied
     int block = 0;
+    int piece = -1;  // of host memory
     std::vector<BoundView> in, buffers, d_in;
     BoundView out, d_out;
     std::vector<bool> accumulate;
     OperationViews views;
+    at::Tensor host;  // the piece, as the type and shape of what is copied
   };
+  void execute(const Instruction& instruction, const Batch& batch);
   void poison_dead_buffers(int instruction);
 
   BatchShape shape_;
   std::vector<Instruction> instructions_;
   std::vector<ArenaBuffer> buffers_;
   std::int64_t arena_bytes_ = 0, workspace_bytes_ = 0;
+  std::vector<std::int64_t> host_pieces_;
   int recomputed_ = 0;
   bool reads_host_rows_ = false;
   BoundView output_view_;
   at::Tensor output_;
   at::Tensor arena_;
+  std::optional<SideCopies> copies_;
 };
 
 }  // namespace qlora

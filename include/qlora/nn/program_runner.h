@@ -44,7 +44,7 @@ class ProgramRunner {
   ProgramCache& programs_;
   WeightStore& store_;
   bool graphs_;
-  std::int64_t arena_bytes_ = 0;
+  int bindings_ = 0;
   std::map<Shape, Entry> entries_;
 };
 

@@ -55,6 +55,10 @@ class WeightStore {
   // nobody writes to it afterwards. Throws DataError naming the tensor for a wrong shape and for NaN or Inf.
   void put(const std::string& name, const at::Tensor& values);
   void put(const std::string& name, const Nf4Tensor& codes);
+  void put(const std::string& name, Nf4Weight codes);  // of a quantized member, on the store's device; kept as they are
+
+  // From now on a dense group of this one member lies in pinned host memory, where a GPU reads it (quant/pinned.h).
+  void move_to_host(const std::string& name);
 
   std::vector<std::string> missing() const;  // members that no put() has filled
 
@@ -88,7 +92,7 @@ class WeightStore {
   // Where a model over this store makes its own tensors: meta where it is planned alone.
   at::Device tensor_device() const { return policy_.planned ? at::Device(at::kMeta) : device_; }
   bool planned() const { return policy_.planned; }
-  std::int64_t bytes() const;          // codes, scales and dense weights
+  std::int64_t bytes() const;          // codes, scales and dense weights, on the device
   std::int64_t scratch_bytes() const;  // the buffer that dequantized groups pass through, and the cache
   // The same once every member is filled, and every group was used in the order of add().
   std::int64_t planned_bytes() const;
@@ -108,7 +112,8 @@ class WeightStore {
     std::vector<Slot> slots;
     Shape shape;  // of the stacked whole
     bool quantized = false;
-    at::Tensor dense;                 // where not quantized
+    at::Tensor dense;  // where not quantized
+    bool on_host = false;
     bool cached = false;              // what it is decoded to stays
     std::array<at::Tensor, 3> forms;  // of a cached one, by Form
     at::Tensor fp8_scale;             // fp32 [2], made when it is first asked for
@@ -120,6 +125,7 @@ class WeightStore {
   };
   Slot& slot(const std::string& name);
   const Slot& slot(const std::string& name) const;
+  static void check_shape(const Slot& slot, const Shape& shape);
   bool quantizes(const WeightMember& member) const;
   bool in_fp8(const GroupState& group) const;
   std::int64_t dense_bytes(const Shape& shape) const;

@@ -31,8 +31,9 @@ std::vector<LargestBatch> largest_batches(const PreparedSet& set, const BatchOpt
 // Bytes for what is computed between weights and gradients.
 struct ActivationBytes {
   std::int64_t arena = 0;
-  std::int64_t workspace = 0;  // what an operation takes besides, at most
-  std::int64_t total() const { return arena + workspace; }
+  std::int64_t workspace = 0;                               // what an operation takes besides, at most
+  std::int64_t host = 0;                                    // blocks' inputs in host memory
+  std::int64_t total() const { return arena + workspace; }  // on the device
 };
 
 // Of the arena that serves all these batches. `keep`: one policy a block.
@@ -40,7 +41,8 @@ ActivationBytes activation_bytes(const std::vector<Block>& blocks, const std::ve
                                  const std::vector<LargestBatch>& batches);
 
 // The policy of each block: what is asked for; with kAuto the fastest that fits into `budget` bytes, block by block,
-// else the smallest. The numbers of a run are the same with each.
+// else the smallest; with kOn the blocks' inputs are kept, on a GPU as many as do not fit in host memory. The numbers
+// of a run are the same with each.
 std::vector<Keep> choose_keep(Checkpointing checkpointing, const std::vector<Block>& blocks,
                               const std::vector<LargestBatch>& batches, std::int64_t budget);
 
@@ -59,19 +61,34 @@ struct MemoryBytes {
   std::string text() const;  // in GiB, one line
 };
 
+// Bytes in pinned host memory of what a run has moved off its GPU.
+struct HostBytes {
+  std::int64_t embedding = 0;     // the table, whose rows are read from there
+  std::int64_t optimizer = 0;     // moments, which pass through two buffers on the device
+  std::int64_t block_inputs = 0;  // which travel beside the steps
+
+  std::int64_t total() const;
+  Json to_json() const;      // the kinds by name
+  std::string text() const;  // in GiB, one line; what is 0 is left out
+};
+
 // How the steps of a run are computed, and what that takes.
 struct RunPlan {
-  std::int64_t merged = 1;  // micro-batches that run as one batch
-  std::vector<Keep> keep;   // of each block
+  std::int64_t merged = 1;       // micro-batches that run as one batch
+  std::vector<Keep> keep;        // of each block
+  bool pages_optimizer = false;  // though `optim` does not ask for it
   std::vector<LargestBatch> largest;
   MemoryBytes bytes;
+  HostBytes host;
 };
 
 // The plan of the run's first `steps` steps, whether or not the weights are there already. Nine tenths of what is free
 // may be used, at most max_memory_gib. A GPU is idle for most of a small batch: there as many micro-batches run as one
 // as make no more than kMergedTokens tokens and fit, large ones with all costly values kept; none in deterministic
 // mode, whose numbers rest on nothing that the machine decides, nor with gradient_checkpointing: true, which asks for
-// the least memory. `evaluation_bytes` come on top of all else. Throws OutOfMemory where max_memory_gib does not
+// the least memory. What does not fit on a GPU even if every block is computed again (as far as gradient_checkpointing
+// allows) goes to host memory, one after the other: the embedding's table, the optimizer's moments, blocks' inputs.
+// `evaluation_bytes` come on top of all else. Throws OutOfMemory where max_memory_gib or the host's memory does not
 // suffice.
 constexpr std::int64_t kMergedTokens = 8192;
 RunPlan plan_run(const Decoder& decoder, const TrainOptions& options, const PreparedSet& set,

@@ -114,9 +114,9 @@ class Trainer {
   const PreparedSet& train_;
   const PreparedSet* eval_;
   TrainerSettings settings_;
-  AdamW optimizer_;
   Batcher batcher_;
   RunPlan plan_;
+  std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<ProgramCache> programs_;
   std::unique_ptr<ProgramRunner> runner_;
   std::deque<PendingStep> pending_;

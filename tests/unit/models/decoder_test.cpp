@@ -227,6 +227,9 @@ TEST_P(EveryDecoder, GivesGradientsThatDoNotDependOnWhatIsKept) {
     EXPECT_GT(recomputed_, recomputed);
     recomputed = recomputed_;
   }
+  EXPECT_EQ(run(batch, Keep::kInputOnHost), loss);
+  EXPECT_TRUE(decoder_->parameters().grads().equal(gradients));
+  EXPECT_EQ(recomputed_, recomputed);
 }
 
 TEST_P(EveryDecoder, KeepsRowsApart) {

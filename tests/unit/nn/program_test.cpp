@@ -3,6 +3,9 @@
 
 #include <limits>
 #include <set>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
@@ -78,17 +81,24 @@ class Programs : public testing::Test {
     return Program(blocks_, {kTokens, kTokens}, pass, uniform_keep(blocks_, keep));
   }
 
-  double run(Program& program) {
+  static Batch batch_of(std::int64_t tokens) {
     Batch batch;
-    batch.ids = at::arange(kTokens, at::kLong).remainder(kVocabulary);
-    batch.positions = at::arange(kTokens, at::kLong);
-    batch.row_bounds = {0, kTokens};
+    batch.ids = at::arange(tokens, at::kLong).remainder(kVocabulary);
+    batch.positions = at::arange(tokens, at::kLong);
+    batch.row_bounds = {0, tokens};
     batch.row_keys = {0};
-    batch.labelled = at::arange(kTokens - 1, at::kLong);
+    batch.labelled = at::arange(tokens - 1, at::kLong);
     batch.targets = batch.ids.slice(0, 1);
     batch.training = true;
+    return batch;
+  }
+
+  double run(Program& program) {
+    const Batch batch = batch_of(kTokens);
     arena_ = at::empty({program.arena_bytes()}, at::kByte);
-    program.bind(arena_);
+    std::vector<at::Tensor> host;
+    for (const std::int64_t bytes : program.host_pieces()) host.push_back(at::empty({bytes}, at::kByte));
+    program.bind(arena_, host);
     program.run(batch);
     batch_ = batch;
     return program.output().item<double>();
@@ -134,7 +144,7 @@ TEST_F(Programs, KeepingLessTakesLessMemoryAndChangesNoBit) {
   const at::Tensor gradients = parameters_.grads().clone();
   EXPECT_GT(gradients.abs().min().item<double>(), 0.0);
   std::int64_t bytes = all.arena_bytes();
-  for (const Keep keep : {Keep::kExpensive, Keep::kInputOnly}) {
+  for (const Keep keep : {Keep::kExpensive, Keep::kInputOnly, Keep::kInputOnHost}) {
     Program program = compiled(keep);
     EXPECT_LT(program.arena_bytes(), bytes);
     bytes = program.arena_bytes();
@@ -143,6 +153,33 @@ TEST_F(Programs, KeepingLessTakesLessMemoryAndChangesNoBit) {
     EXPECT_TRUE(parameters_.grads().equal(gradients));
   }
   EXPECT_LT(compiled(Keep::kAll, Pass::kForward).arena_bytes(), bytes);
+}
+
+// The lines about copies and their blocks, with one line for each run of others between them.
+std::vector<std::string> copies_in(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) {
+    const std::size_t at = line.find("block") + 6;
+    const std::string what = line.substr(at, 3) + line.substr(at + 3, 10);
+    const bool copies = count(what, "host") + count(what, "arrived") > 0;
+    const std::string entry = copies ? what : "...";
+    if (lines.empty() || lines.back() != entry) lines.push_back(entry);
+  }
+  return lines;
+}
+
+TEST_F(Programs, SendInputsToTheHostBesideTheirBlockAndFetchThemOneBlockAhead) {
+  const Program program = compiled(Keep::kInputOnHost);
+  const std::int64_t input = kTokens * kHidden * static_cast<std::int64_t>(sizeof(double));
+  EXPECT_EQ(program.host_pieces(), std::vector<std::int64_t>(kLayers, input));
+  EXPECT_THAT(
+      copies_in(program.describe()),
+      testing::ElementsAre("...", "  1 to host  ", "...", "  1 arrived  ", "  2 to host  ", "...", "  2 arrived  ",
+                           "  3 to host  ", "...", "  3 arrived  ", "...", "  3 from host", "...", "  3 arrived  ",
+                           "  2 from host", "...", "  2 arrived  ", "  1 from host", "...", "  1 arrived  ", "..."));
+  EXPECT_TRUE(compiled(Keep::kInputOnly).host_pieces().empty());
+  EXPECT_TRUE(compiled(Keep::kInputOnHost, Pass::kForward).host_pieces().empty());
 }
 
 TEST_F(Programs, AddGradientsUpOverRuns) {
@@ -182,7 +219,7 @@ TEST_F(SomeAdapted, PassGradientsThroughPlainProjections) {
   for (const char* name : {"layer1.down.b", "layer2.up.b"}) all.value(name).zero_();
   Program reference = all.compiled(Keep::kAll);
   const double loss = all.run(reference);
-  for (const Keep keep : {Keep::kAll, Keep::kExpensive, Keep::kInputOnly}) {
+  for (const Keep keep : {Keep::kAll, Keep::kExpensive, Keep::kInputOnly, Keep::kInputOnHost}) {
     parameters_.zero_grad();
     Program program = compiled(keep);
     EXPECT_NEAR(run(program), loss, 1e-12);
@@ -198,6 +235,27 @@ TEST_F(SomeAdapted, PassGradientsThroughPlainProjections) {
 TEST_F(Programs, RefuseAnArenaThatIsTooSmall) {
   Program program = compiled(Keep::kAll);
   EXPECT_ANY_THROW(program.bind(at::empty({program.arena_bytes() - 1}, at::kByte)));
+  Program sends = compiled(Keep::kInputOnHost);
+  const std::vector<at::Tensor> two(2, at::empty({1 << 20}, at::kByte));
+  EXPECT_ANY_THROW(sends.bind(at::empty({sends.arena_bytes()}, at::kByte), two)) << "of three pieces";
+}
+
+// Both buffers of a cache grow with the batches, and programs that were bound before follow.
+TEST_F(Programs, OfACacheShareHostMemoryThatGrows) {
+  const auto loss_of = [&](Keep keep, const std::vector<std::int64_t>& sizes) {
+    ProgramCache cache(blocks_, Pass::kTraining, uniform_keep(blocks_, keep), at::kCPU);
+    std::vector<double> losses;
+    for (const std::int64_t tokens : sizes) {
+      const Batch batch = batch_of(tokens);
+      Program& program = cache.program_for(batch);
+      program.run(batch);
+      losses.push_back(program.output().item<double>());
+    }
+    EXPECT_EQ(cache.bindings(), 2);
+    return losses;
+  };
+  const std::vector<std::int64_t> sizes = {8, 16, 8};
+  EXPECT_EQ(loss_of(Keep::kInputOnHost, sizes), loss_of(Keep::kAll, sizes));
 }
 
 }  // namespace

@@ -122,6 +122,32 @@ TEST(WeightStore, KeepsADenseTensorOfItsTypeAsItIs) {
   EXPECT_TRUE(store.materialize(0).equal(part));
 }
 
+TEST(WeightStore, MovesADenseGroupToTheHost) {
+  WeightStore store(at::kCPU, at::kFloat, {true, true, 0});
+  store.add({{"embedding", {3, 64}, false}});
+  store.add({{"q", {2, 64}, true}});
+  EXPECT_ANY_THROW(store.move_to_host("embedding")) << "nothing is there yet";
+  const at::Tensor values = waves({3, 64});
+  store.put("embedding", values);
+  store.move_to_host("embedding");
+  EXPECT_FALSE(store.materialize(0).is_alias_of(values));
+  EXPECT_TRUE(store.materialize(0).equal(values));
+  store.put("q", waves({2, 64}));
+  EXPECT_ANY_THROW(store.move_to_host("q")) << "is quantized";
+}
+
+TEST(WeightStore, TakesCodesOfItsDeviceAsTheyAre) {
+  WeightStore store(at::kCPU, at::kFloat, {true, true, 0});
+  store.add({{"q", {2, 64}, true}});
+  store.add({{"norm", {64}, false}});
+  const Nf4Weight codes = nf4_quantize(waves({2, 64}), at::kCPU, true, "q");
+  store.put("q", codes);
+  expect_equal(store.codes("q"), to_host(codes));
+  EXPECT_THROW(store.put("q", nf4_quantize(waves({3, 64}), at::kCPU, true, "q")), DataError);
+  EXPECT_ANY_THROW(store.put("norm", nf4_quantize(waves({64}), at::kCPU, true, "norm")));
+  EXPECT_EQ(store.missing(), std::vector<std::string>{"norm"});
+}
+
 TEST(WeightStore, GivesItsCodesBack) {
   const WeightStore store = filled_store(0);
   expect_equal(store.codes("k"), nf4_quantize(to_host_tensor(waves({2, 64}, 0.5)), true));

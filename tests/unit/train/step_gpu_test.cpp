@@ -1,10 +1,12 @@
-// A training step on the GPU: the losses and gradients of the CPU, with and without CUDA graphs.
+// A training step on the GPU: the losses and gradients of the CPU, with and without CUDA graphs, whatever waits in host
+// memory.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include "qlora/nn/kernels.h"
 #include "qlora/nn/program_runner.h"
 #include "qlora/train/device_batch.h"
+#include "qlora/train/trainer.h"
 
 #include "support/gpu.h"
 #include "train/fixtures.h"
@@ -27,14 +29,16 @@ ModelConfig small_config() {
 }
 
 // Weights of a fixed seed; B of the adapters is not zero, so that every gradient is there.
-std::unique_ptr<Decoder> decoder_on(at::Device device, Dtype dtype, double dropout) {
+std::unique_ptr<Decoder> decoder_on(at::Device device, Dtype dtype, double dropout, std::int64_t layers = 2) {
   TrainingPlan plan;
   plan.lora = [dropout](const std::string& module) {
     return module.ends_with("_proj") ? std::optional(LoraSettings{8, 2.0, dropout}) : std::nullopt;
   };
   plan.seed = 11;
+  ModelConfig config = small_config();
+  config.layers = layers;
   auto decoder = std::make_unique<Decoder>(
-      small_config(), std::make_shared<WeightStore>(device, dtype, WeightPolicy{/*quantize=*/true}), plan);
+      config, std::make_shared<WeightStore>(device, dtype, WeightPolicy{/*quantize=*/true}), plan);
   at::manual_seed(5);
   for (const std::string& name : decoder->missing()) {
     const Shape& shape = decoder->store().member(name).shape;
@@ -51,10 +55,10 @@ struct StepResult {
 };
 
 // Several micro-batches of two shapes, one after another, so that graphs are captured and replayed.
-StepResult run(Decoder& decoder, bool graphs, std::size_t* captured = nullptr) {
+StepResult run(Decoder& decoder, bool graphs, std::size_t* captured = nullptr, Keep keep = Keep::kAll) {
   const PreparedSet set = testing::rows_of({9, 30, 17, 25, 31, 8, 21, 19, 12, 40, 40, 40});
   const auto& blocks = decoder.blocks(HeadKind::kLoss);
-  ProgramCache programs(blocks, Pass::kTraining, uniform_keep(blocks, Keep::kAll), decoder.device());
+  ProgramCache programs(blocks, Pass::kTraining, uniform_keep(blocks, keep), decoder.device());
   ProgramRunner runner(programs, decoder.store(), graphs);
   StepResult result;
   decoder.parameters().zero_grad();
@@ -102,6 +106,72 @@ TEST_F(StepOnGpu, GraphsChangeNoBit) {
     EXPECT_GE(captured, 2U);
     EXPECT_EQ(with.losses, without.losses) << dtype;
     EXPECT_TRUE(with.gradients.equal(without.gradients)) << dtype;
+  }
+  at::globalContext().setDeterministicAlgorithms(false, false);
+}
+
+TEST_F(StepOnGpu, WhatWaitsOnTheHostChangesNoBit) {
+  at::globalContext().setDeterministicAlgorithms(true, false);
+  for (const Dtype dtype : {at::kHalf, at::kBFloat16}) {
+    const StepResult without = run(*decoder_on({at::kCUDA, 0}, dtype, 0.2, 4), false);
+    for (const bool graphs : {false, true}) {
+      for (const Keep keep : {Keep::kInputOnly, Keep::kInputOnHost}) {
+        const auto decoder = decoder_on({at::kCUDA, 0}, dtype, 0.2, 4);
+        EXPECT_GT(decoder->movable_embedding_bytes(), 0);
+        if (keep == Keep::kInputOnHost) decoder->move_embedding_to_host();
+        std::size_t captured = 0;
+        const StepResult with = run(*decoder, graphs, &captured, keep);
+        EXPECT_EQ(captured >= 2U, graphs);
+        EXPECT_EQ(with.losses, without.losses) << dtype << " graphs " << graphs;
+        EXPECT_TRUE(with.gradients.equal(without.gradients)) << dtype << " graphs " << graphs;
+      }
+    }
+  }
+  at::globalContext().setDeterministicAlgorithms(false, false);
+}
+
+TEST_F(StepOnGpu, ATableOnTheHostTakesNoBytesOfTheDevice) {
+  const auto decoder = decoder_on({at::kCUDA, 0}, at::kBFloat16, 0.0);
+  const std::int64_t before = decoder->store().bytes(), table = decoder->movable_embedding_bytes();
+  EXPECT_EQ(table, 101 * 64 * 2);
+  decoder->move_embedding_to_host();
+  EXPECT_EQ(decoder->store().bytes(), before - table);
+  EXPECT_EQ(decoder->store().planned_bytes(), before - table);
+}
+
+// The levels that a run takes by itself, as its limit falls.
+TEST_F(StepOnGpu, RunsUnderALimitHaveTheAdapterOfThoseWithout) {
+  at::globalContext().setDeterministicAlgorithms(true, false);
+  const PreparedSet set = testing::rows_of({9, 30, 17, 25, 31, 8, 21, 19, 12, 40, 40, 40});
+  TrainOptions options;
+  options.max_steps = 8;
+  options.logging_steps = 1;
+  options.learning_rate = 1e-2;
+  options.deterministic = true;
+  options.save_strategy = Strategy::kNo;
+  const BatchOptions batches{3, 2, false, 0, true, 7};
+  const auto adapter_within = [&](std::optional<double> gib) {
+    TemporaryFolder folder;
+    const auto decoder = decoder_on({at::kCUDA, 0}, at::kBFloat16, 0.2, 4);
+    options.max_memory_gib = gib;
+    TrainerSettings settings{options, batches, folder.path(), Json::object(), [](const auto&) {}, {}, {}, {}, 0};
+    Trainer(*decoder, set, nullptr, settings).run();
+    return decoder->parameters().values().cpu();
+  };
+  const at::Tensor free = adapter_within(std::nullopt);
+  constexpr double kGib = 1024.0 * 1024.0 * 1024.0;
+  const auto decoder = decoder_on({at::kCUDA, 0}, at::kBFloat16, 0.2, 4);
+  const auto plan_within = [&](std::int64_t bytes) {
+    options.max_memory_gib = (static_cast<double>(bytes) + 0.5) / kGib + 0.5;
+    return plan_run(*decoder, options, set, batches, 8);
+  };
+  options.gradient_checkpointing = Checkpointing::kOn;
+  const std::int64_t recomputing = plan_within(std::int64_t{1} << 34).bytes.total();
+  options.gradient_checkpointing = Checkpointing::kAuto;
+  for (const std::int64_t less : {std::int64_t{1}, decoder->movable_embedding_bytes() + 1}) {
+    const RunPlan plan = plan_within(recomputing - less);
+    EXPECT_GT(plan.host.total(), 0);
+    EXPECT_TRUE(adapter_within(options.max_memory_gib).equal(free)) << plan.host.text();
   }
   at::globalContext().setDeterministicAlgorithms(false, false);
 }

@@ -263,6 +263,15 @@ TEST(Trainer, RecomputingChangesNoNumberAndTakesLessMemory) {
   EXPECT_EQ(peaks[2], peaks[0]);  // all of it fits
 }
 
+TEST(Trainer, AnEmbeddingOnTheHostChangesNoNumber) {
+  TinyRun device, host;
+  const auto table = [&](TinyRun& run) { return run.decoder->store().dequantized("model.embed_tokens.weight"); };
+  host.decoder->move_embedding_to_host();
+  EXPECT_TRUE(table(host).equal(table(device)));
+  EXPECT_EQ(host.trainer().run().train_loss, device.trainer().run().train_loss);
+  EXPECT_TRUE(host.decoder->parameters().values().equal(device.decoder->parameters().values()));
+}
+
 TEST(Memory, TheLargestBatchesAreThoseThatNoOtherReaches) {
   const PreparedSet set = rows_of(kLengths);
   const BatchOptions options{2, 2, false, 0, true, 7};
