@@ -64,6 +64,10 @@ void check_values(const SafetensorsFile& file, const std::string& key, const Hos
   }
 }
 
+bool is_fused_experts(const LoraConfig& config, const std::string& module) {
+  return !config.target_parameters.empty() && (module.ends_with(".experts") || module.ends_with(".experts.base_layer"));
+}
+
 LoraMatrices read_matrices(const SafetensorsFile& file, const LoraConfig& config, const std::string& module) {
   const bool embedding = file.contains(key_of(module, kEmbeddingA)) || file.contains(key_of(module, kEmbeddingB));
   const std::string key_a = key_of(module, embedding ? kEmbeddingA : kA);
@@ -92,6 +96,7 @@ LoraMatrices read_matrices(const SafetensorsFile& file, const LoraConfig& config
                        matrices.b.shape[0]));
     }
   }
+  if (is_fused_experts(config, module)) return matrices;  // of all experts' ranks together
   const std::int64_t rank = lora_rank(config, module);
   if (matrices.a.shape[0] != rank) {
     fail(file, key_a,
@@ -175,6 +180,7 @@ LoraAdapter load_lora_adapter(const fs::path& folder) {
   for (const std::string& module : modules) {
     adapter.matrices.push_back(read_matrices(*adapter.file, adapter.config, module));
   }
+  unfuse_experts(adapter);
   return adapter;
 }
 
