@@ -187,7 +187,9 @@ LoraAdapter load_lora_adapter(const fs::path& folder) {
 void check_lora_adapter(const LoraAdapter& adapter, const std::map<std::string, Shape>& weights,
                         const std::vector<std::string>& apart) {
   const SafetensorsFile& file = *adapter.file;
+  std::set<std::string> present;
   for (const LoraMatrices& matrices : adapter.matrices) {
+    present.insert(matrices.module);
     const std::string key_a = key_of(matrices.module, matrices.embedding ? kEmbeddingA : kA);
     const auto found = weights.find(matrices.module);
     if (found == weights.end()) fail(file, key_a, "the base has no such linear: the adapter belongs to another model");
@@ -202,7 +204,7 @@ void check_lora_adapter(const LoraAdapter& adapter, const std::map<std::string, 
   std::vector<std::string> names;
   for (const auto& [name, shape] : weights) names.push_back(name);
   for (const std::string& module : lora_targets(adapter.config, names, apart)) {
-    if (!file.contains(key_of(module, kA)) && !file.contains(key_of(module, kEmbeddingA))) {
+    if (!present.contains(module)) {
       fail(file, key_of(module, kA), "it is missing, though adapter_config.json targets that module");
     }
   }
