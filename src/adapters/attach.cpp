@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "qlora/core/error.h"
+#include "qlora/models/architecture.h"
 #include "qlora/weights/load.h"
 
 namespace qlora {
@@ -39,13 +40,30 @@ AdaptableModules adaptable_modules(const ModelConfig& model) {
 
 namespace {
 
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) {
+    text.replace(at, from.size(), to);
+  }
+  return text;
+}
+
+std::string last_part(const std::string& module) {
+  return module.substr(module.rfind('.') + 1);
+}
+
 void check_modules_to_save(const LoraConfig& config, const ModelConfig& model) {
   const ModuleNames names = module_names(model);
   std::vector<std::string> whole = names.norms;
+  whole.insert(whole.end(), names.routers.begin(), names.routers.end());
   whole.insert(whole.end(), {names.embedding, names.head});
   for (const std::string& name : config.modules_to_save) {
     const auto ends = [&](const std::string& module) { return module.ends_with(name); };
-    if (std::any_of(names.linears.begin(), names.linears.end(), ends)) {
+    const auto not_whole = [&](const std::string& module) { return ends(module) && !contains(names.routers, module); };
+    if (std::any_of(names.linears.begin(), names.linears.end(), not_whole)) {
       throw UsageError(
           fmt::format("modules_to_save: '{}' names linears of the blocks, which are not trained whole yet", name));
     }
@@ -60,6 +78,47 @@ void check_modules_to_save(const LoraConfig& config, const ModelConfig& model) {
 
 }  // namespace
 
+LoraAdapter load_lora_adapter(const std::filesystem::path& folder, const ModelConfig& model) {
+  LoraAdapter adapter = load_lora_adapter(folder);
+  for (const auto& [from, to] : find_architecture(model.model_type, "config.json").renamed) {
+    for (LoraMatrices& matrices : adapter.matrices) matrices.module = replaced(matrices.module, from, to);
+    for (SavedWeight& saved : adapter.saved) saved.name = replaced(saved.name, from, to);
+    for (std::string& name : adapter.config.target_modules.names) name = replaced(name, from, to);
+  }
+  return adapter;
+}
+
+bool check_expert_adapters(const LoraConfig& config, const ModelConfig& model) {
+  const ModuleNames names = module_names(model);
+  const std::vector<std::string> routers = lora_targets(config, names.routers, {});
+  const std::vector<std::string> experts = lora_targets(config, names.experts, {});
+  if (routers.empty() && experts.empty()) return false;
+  const auto refuse = [](const std::string& key, const std::string& what) {
+    throw UsageError(
+        fmt::format("{}: {}: PEFT has the experts of a layer as one parameter and could not read such an adapter; "
+                    "lora_target_modules may leave experts and routers out",
+                    key, what));
+  };
+  if (config.lora_dropout > 0.0) refuse("lora_dropout", "adapters on experts and routers have none; set it to 0");
+  if (config.use_dora) refuse("use_dora", "adapters on experts and routers have no magnitudes");
+  if (!experts.empty() && config.use_rslora) refuse("use_rslora", "adapters on experts are scaled by alpha / r");
+  std::set<std::string> parts;
+  for (const std::string& module : experts) {
+    parts.insert(last_part(module));
+    const auto r = static_cast<double>(config.r);
+    if (lora_rank(config, module) == config.r && lora_scale(config, module) == config.lora_alpha / r) continue;
+    refuse("rank_pattern", fmt::format("'{}' has a rank or alpha of its own", module));
+  }
+  const std::set<std::string> targeted(experts.begin(), experts.end());
+  for (const std::string& module : names.experts) {
+    if (parts.contains(last_part(module)) && !targeted.contains(module))
+      refuse("lora_target_modules", fmt::format("'{}' carries none, other experts do", module));
+  }
+  if (parts.contains("gate_proj") != parts.contains("up_proj") || parts.contains("w1") != parts.contains("w3"))
+    refuse("lora_target_modules", "an expert's gate and up carry adapters together");
+  return true;
+}
+
 TrainingPlan make_training_plan(const LoraConfig& config, const ModelConfig& model, std::uint64_t seed) {
   const AdaptableModules modules = adaptable_modules(model);
   const std::vector<std::string> targets = lora_targets(config, modules.all, modules.apart);
@@ -70,12 +129,16 @@ TrainingPlan make_training_plan(const LoraConfig& config, const ModelConfig& mod
         fmt::format("lora_target_modules: names no module of this model; it has {}", fmt::join(parts, ", ")));
   }
   check_modules_to_save(config, model);
+  const ModuleNames names = module_names(model);
+  const std::set<std::string> experts(names.experts.begin(), names.experts.end());
   std::map<std::string, LoraSettings> settings;
   for (const std::string& module : targets) {
-    if (config.use_dora && std::count(modules.apart.begin(), modules.apart.end(), module) > 0) {
+    const bool plain = experts.contains(module) || contains(names.routers, module);  // as PEFT has them
+    if (config.use_dora && (plain || contains(modules.apart, module))) {
       throw UsageError(fmt::format("use_dora: not supported yet on '{}'", module));
     }
-    settings[module] = {lora_rank(config, module), lora_scale(config, module), config.lora_dropout, config.use_dora};
+    settings[module] = {lora_rank(config, module), lora_scale(config, module), plain ? 0.0 : config.lora_dropout,
+                        config.use_dora};
   }
   TrainingPlan plan;
   plan.whole = [config](const std::string& module) { return saves_module(config, module); };

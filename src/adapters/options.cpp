@@ -96,21 +96,26 @@ void declare(Schema<AdapterOptions>& schema) {
       .synonyms({"lora_use_dora", "peft_use_dora"});
   schema.key("init_lora_weights", &A::init_lora_weights, "How A starts: true (Kaiming, uniform) or gaussian. B is 0.")
       .choices({{"true", LoraInit::kDefault}, {"gaussian", LoraInit::kGaussian}});
-  schema.key("rank_pattern", &A::rank_pattern, "Other ranks by module name or regular expression.")
-      .at_least(1)
-      .not_built_yet();
-  schema.key("alpha_pattern", &A::alpha_pattern, "Other alphas by module name or regular expression.")
-      .above(0)
-      .not_built_yet();
+  schema
+      .key("rank_pattern", &A::rank_pattern,
+           "Other ranks by module name or regular expression; the first that matches the end of a name, from a dot on.")
+      .at_least(1);
+  schema.key("alpha_pattern", &A::alpha_pattern, "Other alphas in the same way.").above(0);
   schema
       .key("modules_to_save", &A::modules_to_save,
            "Modules that are trained whole beside the adapters, by the ends of their names: embedding, norms, output "
            "head.")
       .synonyms({"lora_modules_to_save", "additional_target"});
-  schema.key("layers_to_transform", &A::layers_to_transform, "The layers that carry adapters. Empty: all.")
+  schema
+      .key("layers_to_transform", &A::layers_to_transform,
+           "The layers that carry adapters, counted from 0; not beside a regular expression. Empty: all.")
       .at_least(0)
-      .synonyms({"peft_layers_to_transform"})
-      .not_built_yet();
+      .synonyms({"peft_layers_to_transform"});
+  schema.rule("layers_to_transform", [](const A& a) -> std::string {
+    return a.layers_to_transform.empty() || a.lora_target_modules.regex.empty()
+               ? ""
+               : "a regular expression in lora_target_modules says itself which layers it means";
+  });
 }
 
 }  // namespace qlora

@@ -66,6 +66,10 @@ void check_values(const SafetensorsFile& file, const std::string& key, const Hos
   }
 }
 
+bool is_fused_experts(const LoraConfig& config, const std::string& module) {
+  return !config.target_parameters.empty() && (module.ends_with(".experts") || module.ends_with(".experts.base_layer"));
+}
+
 LoraMatrices read_matrices(const SafetensorsFile& file, const LoraConfig& config, const std::string& module) {
   const bool embedding = file.contains(key_of(module, kEmbeddingA)) || file.contains(key_of(module, kEmbeddingB));
   const std::string key_a = key_of(module, embedding ? kEmbeddingA : kA);
@@ -94,6 +98,7 @@ LoraMatrices read_matrices(const SafetensorsFile& file, const LoraConfig& config
                        matrices.b.shape[0]));
     }
   }
+  if (is_fused_experts(config, module)) return matrices;  // of all experts' ranks together
   const std::int64_t rank = lora_rank(config, module);
   if (matrices.a.shape[0] != rank) {
     fail(file, key_a,
@@ -185,13 +190,16 @@ LoraAdapter load_lora_adapter(const fs::path& folder) {
   for (const std::string& module : modules) {
     adapter.matrices.push_back(read_matrices(*adapter.file, adapter.config, module));
   }
+  unfuse_experts(adapter);
   return adapter;
 }
 
 void check_lora_adapter(const LoraAdapter& adapter, const std::map<std::string, Shape>& weights,
                         const std::vector<std::string>& apart) {
   const SafetensorsFile& file = *adapter.file;
+  std::set<std::string> present;
   for (const LoraMatrices& matrices : adapter.matrices) {
+    present.insert(matrices.module);
     const std::string key_a = key_of(matrices.module, matrices.embedding ? kEmbeddingA : kA);
     const auto found = weights.find(matrices.module);
     if (found == weights.end()) fail(file, key_a, "the base has no such linear: the adapter belongs to another model");
@@ -206,7 +214,7 @@ void check_lora_adapter(const LoraAdapter& adapter, const std::map<std::string, 
   std::vector<std::string> names;
   for (const auto& [name, shape] : weights) names.push_back(name);
   for (const std::string& module : lora_targets(adapter.config, names, apart)) {
-    if (!file.contains(key_of(module, kA)) && !file.contains(key_of(module, kEmbeddingA))) {
+    if (!present.contains(module)) {
       fail(file, key_of(module, kA), "it is missing, though adapter_config.json targets that module");
     }
   }

@@ -19,11 +19,10 @@ struct Feature {
 };
 
 // Keys that change what the adapter computes when they are set.
-constexpr std::array<Feature, 15> kNotBuilt = {{
+constexpr std::array<Feature, 14> kNotBuilt = {{
     {"lora_bias", "biases on B"},
     {"fan_in_fan_out", "transposed weights"},
     {"layer_replication", "replicated layers"},
-    {"target_parameters", "adapters on bare parameters"},
     {"trainable_token_indices", "trained tokens"},
     {"use_qalora", "QALoRA"},
     {"use_bdlora", "block-diagonal LoRA"},
@@ -181,6 +180,16 @@ void check_init(const Json& init, const std::string& origin) {
   }
 }
 
+// What transformers 5 has as parameters of a mixture of experts; a module's weight counts as the module.
+void check_target_parameters(const LoraConfig& config, const std::string& origin) {
+  for (const std::string& name : config.target_parameters) {
+    const std::string last = name.substr(name.rfind('.') + 1);
+    if (last == "gate_up_proj" || last == "down_proj" || last == "weight") continue;
+    throw UsageError(fmt::format("{}: an adapter on the bare parameter {} ('target_parameters') is not supported yet",
+                                 origin, quote_name(name)));
+  }
+}
+
 template <class Pairs>
 Json pattern_json(const Pairs& pairs) {
   Json json = Json::object();
@@ -230,6 +239,8 @@ LoraConfig parse_lora_config(const Json& json, const std::string& origin) {
   if (!reader.left().contains("target_modules"))
     reader.wrong("target_modules", "a list of names or a regular expression");
   config.target_modules = reader.take_modules("target_modules");
+  config.target_parameters = reader.take_strings("target_parameters");
+  check_target_parameters(config, origin);
   config.exclude_modules = reader.take_modules("exclude_modules");
   config.layers_to_transform = reader.take_layers("layers_to_transform");
   config.layers_pattern = reader.take_strings("layers_pattern");

@@ -13,18 +13,24 @@
 namespace qlora {
 namespace {
 
-// The first entry whose key is a regular expression for the end of the name, at a dot.
 template <class T>
 T find_pattern(const std::vector<std::pair<std::string, T>>& patterns, const std::string& module, T otherwise) {
   for (const auto& [key, value] : patterns) {
-    if (NamePattern("(.*\\.)?(" + key + ")").matches_whole(module)) return value;
+    if (pattern_matches(key, module)) return value;
   }
   return otherwise;
 }
 
-bool ends_in_any(const std::string& module, const std::vector<std::string>& names) {
-  return std::any_of(names.begin(), names.end(),
-                     [&](const std::string& name) { return module == name || module.ends_with("." + name); });
+using Names = std::set<std::string, std::less<>>;
+
+// Whether the module, or its end behind a dot, is one of the names.
+bool ends_in_any(std::string_view module, const Names& names) {
+  while (!names.contains(module)) {
+    const std::size_t dot = module.find('.');
+    if (dot == std::string_view::npos) return false;
+    module.remove_prefix(dot + 1);
+  }
+  return true;
 }
 
 // "model.layers.3.mlp.up_proj" -> 3: the number after the first two parts, or after `pattern`.
@@ -60,6 +66,10 @@ bool layer_is_chosen(const LoraConfig& config, const std::string& module) {
 
 }  // namespace
 
+bool pattern_matches(const std::string& key, const std::string& module) {
+  return NamePattern("(.*\\.)?(" + key + ")").matches_whole(module);
+}
+
 std::int64_t lora_rank(const LoraConfig& config, const std::string& module) {
   return find_pattern(config.rank_pattern, module, config.r);
 }
@@ -83,16 +93,18 @@ std::vector<std::string> lora_targets(const LoraConfig& config, const std::vecto
       targets.regex.empty() ? std::nullopt : std::optional<NamePattern>(targets.regex);
   const std::optional<NamePattern> unwanted =
       excluded.regex.empty() ? std::nullopt : std::optional<NamePattern>(excluded.regex);
+  const Names wanted_names(targets.names.begin(), targets.names.end());
+  const Names unwanted_names(excluded.names.begin(), excluded.names.end());
   std::vector<std::string> result;
   const auto is_apart = [&](const std::string& module) {
     return std::find(apart.begin(), apart.end(), module) != apart.end();
   };
   for (const std::string& module : modules) {
     if (saves_module(config, module)) continue;
-    if (unwanted ? unwanted->matches_whole(module) : ends_in_any(module, excluded.names)) continue;
+    if (unwanted ? unwanted->matches_whole(module) : ends_in_any(module, unwanted_names)) continue;
     const bool chosen = wanted                 ? wanted->matches_whole(module)
-                        : targets.all_linear() ? !is_apart(module)
-                                               : ends_in_any(module, targets.names) && layer_is_chosen(config, module);
+                        : targets.all_linear() ? !is_apart(module) && layer_is_chosen(config, module)
+                                               : ends_in_any(module, wanted_names) && layer_is_chosen(config, module);
     if (chosen) result.push_back(module);
   }
   return result;

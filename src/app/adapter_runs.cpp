@@ -27,7 +27,7 @@ BaseSettings settings_of(const CommonOptions& common, const ModelOptions& model,
   const bool open = trained_in_4bit && !common.given.contains("use_bnb_nested_quant");
   settings.nested = open ? adapter->record->nested : model.use_bnb_nested_quant;
   keep_stored_nf4(config, model, settings);
-  take_matmul_dtype(model, settings);
+  take_matmul_dtype(config, model, settings);
   return settings;
 }
 

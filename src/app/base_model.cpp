@@ -33,19 +33,20 @@ BaseSettings base_settings(const TrainJob& job, const ModelConfig& model) {
         "original");
   }
   keep_stored_nf4(model, job.model, settings);
-  take_matmul_dtype(job.model, settings);
+  take_matmul_dtype(model, job.model, settings);
   if (settings.fp8 && job.adapter.use_dora) {
     throw UsageError("matmul_dtype: fp8 does not go with use_dora, which takes the norms of the weights as they are");
   }
   return settings;
 }
 
-void take_matmul_dtype(const ModelOptions& options, BaseSettings& settings) {
+void take_matmul_dtype(const ModelConfig& model, const ModelOptions& options, BaseSettings& settings) {
   settings.fp8 = options.matmul_dtype == MatmulDtype::kFp8;
   if (!settings.fp8) return;
   if (!settings.quantize) {
     throw UsageError("matmul_dtype: fp8 is for a base in 4 bits (method: qlora; load_in_4bit: true in eval and chat)");
   }
+  if (model.experts > 0) throw UsageError("matmul_dtype: fp8 is not built for a model with experts; leave it at auto");
   if (settings.device.is_cuda() && !gpu::multiplies_fp8(settings.device)) {
     throw UsageError("matmul_dtype: fp8 needs a GPU of compute capability 9.0 (H100, H200); leave it at auto");
   }

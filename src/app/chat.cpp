@@ -75,7 +75,8 @@ class Chat {
     if (encoder_.chat_template() == nullptr)
       choose_chat_template(job.data.chat_template, model_);  // says what there is
     voices_.push_back({"base", nullptr, nullptr});
-    for (const std::string& folder : job.adapter) adapters_.push_back(load_lora_adapter(folder));
+    for (const std::string& folder : job.adapter)
+      adapters_.push_back(load_lora_adapter(folder, read_model_config(model_)));
     const BaseSettings settings = settings_for(0);
     for (std::size_t i = 0; i < adapters_.size(); ++i) {
       voices_.push_back({name_of(job.adapter[i], names()), &adapters_[i], nullptr});

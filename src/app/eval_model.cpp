@@ -75,8 +75,9 @@ class ModelEvaluation {
         rows_(open_rows(job)),
         encoder_(model_, with_adapters_template(job.data, job.eval.adapter), datasets()),
         tasks_(job, model_, encoder_, rows_ ? &*rows_ : nullptr) {
-    for (const std::string& folder : job.eval.adapter) adapters_.push_back(load_lora_adapter(folder));
-    runs_ = plan_runs(job, read_model_config(model_), adapters_);
+    const ModelConfig config = read_model_config(model_);
+    for (const std::string& folder : job.eval.adapter) adapters_.push_back(load_lora_adapter(folder, config));
+    runs_ = plan_runs(job, config, adapters_);
     check_blind(job.eval, runs_.size());
     if (job.common.dry_run) return;
     fetch_weights(job.model, model_);

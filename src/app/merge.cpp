@@ -48,9 +48,10 @@ at::ScalarType output_dtype(MergeDtype dtype, at::ScalarType base) {
 
 constexpr const char* kRecord = "merge.json";
 
-std::vector<Source> load_sources(const MergeOptions& options) {
+std::vector<Source> load_sources(const MergeOptions& options, const ModelConfig& model) {
   std::vector<Source> sources;
-  for (const WeightedAdapter& a : options.adapter) sources.push_back({load_lora_adapter(a.path), a.path, a.weight});
+  for (const WeightedAdapter& a : options.adapter)
+    sources.push_back({load_lora_adapter(a.path, model), a.path, a.weight});
   return sources;
 }
 
@@ -153,6 +154,7 @@ class MergeRun {
     modules_ = module_names(config);
     tied_ = config.tied_embeddings;
     linears_.insert(modules_.linears.begin(), modules_.linears.end());
+    for (const std::string& router : modules_.routers) linears_.erase(router);
     for (const std::string& name : folder_.names()) {
       if (!nf4_is_companion(name)) weights_.push_back(name);
       if (nf4_is_serialized(name, find_)) stored_nf4_ = nf4_stored(name, find_);
@@ -352,7 +354,7 @@ class MergeRun {
   std::vector<Source> sources_;
   bool nested_;
   ModuleNames modules_;
-  std::set<std::string> linears_;  // of the blocks
+  std::set<std::string> linears_;  // of the blocks, without routers
   bool tied_ = false, untied_ = false;
   Json record_;
   double largest_drift_ = 0.0;
@@ -365,7 +367,7 @@ int run_merge(const MergeJob& job) {
   watch_signals();
   const fs::path model = model_folder_of(job.model);
   const ModelConfig config = read_model_config(model);
-  std::vector<Source> sources = load_sources(job.merge);
+  std::vector<Source> sources = load_sources(job.merge, config);
   BaseSettings written;
   written.quantize = job.merge.quantize == MergeQuantize::kNf4;
   written.nested = job.model.use_bnb_nested_quant;

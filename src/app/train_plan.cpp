@@ -1,6 +1,7 @@
 #include "qlora/app/train_plan.h"
 
 #include <algorithm>
+#include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -28,6 +29,14 @@ void take_over(const char* key, const CommonOptions& common, T& option, const T&
   option = own;
 }
 
+// The same for what is too long to be quoted.
+template <class T>
+void take_over_all(const char* key, const CommonOptions& common, T& option, const T& own) {
+  if (common.given.contains(key) && option != own)
+    throw UsageError(fmt::format("{}: contradicts the adapter of adapter_name_or_path; leave it out", key));
+  option = own;
+}
+
 // Targets count as the linears that they name: "all-linear" and its list are the same.
 void check_targets(const TrainJob& job, const LoraConfig& adapter, const ModelConfig& model) {
   if (!job.common.given.contains("lora_target_modules")) return;
@@ -40,6 +49,14 @@ void check_targets(const TrainJob& job, const LoraConfig& adapter, const ModelCo
         "lora_target_modules: contradicts the adapter of adapter_name_or_path, which sits on other linears; leave it "
         "out");
   }
+}
+
+// Adapters on experts have no dropout; where none was asked for there is none.
+void settle_dropout(TrainJob& job, const ModelConfig& model, LoraConfig& config) {
+  LoraConfig without = config;
+  if (!job.common.given.contains("lora_dropout")) without.lora_dropout = 0.0;
+  if (!check_expert_adapters(without, model)) return;
+  job.adapter.lora_dropout = config.lora_dropout = without.lora_dropout;
 }
 
 // A name that no module has is a slip.
@@ -56,9 +73,42 @@ void check_target_names(const LoraConfig& config, const ModelConfig& model) {
   }
 }
 
-// Forward and the gradient of inputs take two operations a weight and token each, the gradient of weights two more.
-double operations_per_token(std::int64_t frozen, std::int64_t trained) {
-  return 4.0 * static_cast<double>(frozen) + 6.0 * static_cast<double>(trained);
+// Nor may a pattern or a layer mean nothing.
+void check_patterns(const LoraConfig& config, const ModelConfig& model) {
+  const AdaptableModules modules = adaptable_modules(model);
+  const std::vector<std::string> targets = lora_targets(config, modules.all, modules.apart);
+  const auto check = [&](const char* key, const auto& patterns) {
+    for (const auto& [pattern, value] : patterns) {
+      const auto matches = [&key = pattern](const std::string& module) { return pattern_matches(key, module); };
+      if (std::any_of(targets.begin(), targets.end(), matches)) continue;
+      throw UsageError(fmt::format("{}: '{}' matches no module that carries an adapter", key, pattern));
+    }
+  };
+  check("rank_pattern", config.rank_pattern);
+  check("alpha_pattern", config.alpha_pattern);
+  for (const std::int64_t layer : config.layers_to_transform) {
+    if (layer < model.layers) continue;
+    throw UsageError(fmt::format("layers_to_transform: there is no layer {}; the last is {}", layer, model.layers - 1));
+  }
+}
+
+// Forward and the gradient of inputs take two operations a weight and token each, the gradient of weights two more. Of
+// experts a token goes through few.
+double operations_per_token(const Decoder& decoder) {
+  const ModelConfig& c = decoder.config();
+  const std::vector<std::string>& experts = decoder.modules().experts;
+  const std::set<std::string> known(experts.begin(), experts.end());
+  const auto used = [&](const std::string& name, std::int64_t size) {
+    const bool in_expert = known.contains(name.substr(0, std::min(name.rfind(".weight"), name.find(".lora_"))));
+    const double share =
+        static_cast<double>(c.experts_per_token) / static_cast<double>(std::max<std::int64_t>(c.experts, 1));
+    return static_cast<double>(size) * (in_expert ? share : 1.0);
+  };
+  double operations = 0.0;
+  for (const std::string& name : decoder.store().missing())
+    operations += 4.0 * used(name, element_count(decoder.store().member(name).shape).value_or(0));
+  for (const ParameterInfo& info : decoder.parameters().infos()) operations += 6.0 * used(info.name, info.size());
+  return operations;
 }
 
 std::string description_of(const std::vector<Keep>& keep) {
@@ -110,7 +160,7 @@ class Planner {
     plan["bytes"] = run.bytes.to_json();
     plan["host_bytes"] = run.host.to_json();
     const auto speed = measured_speed(settings_.device, settings_.dtype);
-    plan["estimated_seconds"] = speed ? Json(tokens * operations_per_token(frozen, trained) / *speed) : Json();
+    plan["estimated_seconds"] = speed ? Json(tokens * operations_per_token(*decoder_) / *speed) : Json();
     return plan;
   }
 
@@ -132,29 +182,39 @@ AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
     LoraConfig config = make_lora_config(options, job.model.model_name_or_path);
     config.revision = revision;
     if (job.model.method != Method::kFull) {
-      check_target_names(config, read_model_config(model));
-      make_training_plan(config, read_model_config(model), 0);  // refuses what this model has not
+      const ModelConfig base = read_model_config(model);
+      check_target_names(config, base);
+      check_patterns(config, base);
+      make_training_plan(config, base, 0);  // refuses what this model has not
+      settle_dropout(job, base, config);
     }
     return {std::move(config), {}};
   }
   if (job.model.method == Method::kFull) {
     throw UsageError("adapter_name_or_path: method full trains no adapter; merge it into the base first");
   }
-  LoraAdapter adapter = load_lora_adapter(options.adapter_name_or_path);
+  LoraAdapter adapter = load_lora_adapter(options.adapter_name_or_path, read_model_config(model));
+  if (adapter.fused_experts) {
+    throw UsageError(fmt::format(
+        "adapter_name_or_path: {} has one adapter for all experts of a layer (target_parameters), which is not trained "
+        "on yet; merge it into the base first",
+        options.adapter_name_or_path));
+  }
   LoraConfig config = adapter.config;
   take_over("lora_r", job.common, options.lora_r, config.r);
   take_over("lora_alpha", job.common, options.lora_alpha, config.lora_alpha);
   take_over("use_rslora", job.common, options.use_rslora, config.use_rslora);
   take_over("use_dora", job.common, options.use_dora, config.use_dora);
-  if (job.common.given.contains("modules_to_save") && options.modules_to_save != config.modules_to_save) {
-    throw UsageError("modules_to_save: contradicts the adapter of adapter_name_or_path; leave it out");
-  }
-  options.modules_to_save = config.modules_to_save;
+  take_over_all("modules_to_save", job.common, options.modules_to_save, config.modules_to_save);
+  take_over_all("rank_pattern", job.common, options.rank_pattern, config.rank_pattern);
+  take_over_all("alpha_pattern", job.common, options.alpha_pattern, config.alpha_pattern);
+  take_over_all("layers_to_transform", job.common, options.layers_to_transform, config.layers_to_transform);
   check_targets(job, config, read_model_config(model));
   options.lora_target_modules = config.target_modules;
   config.base_model_name_or_path = job.model.model_name_or_path;
   config.revision = revision;
   config.lora_dropout = options.lora_dropout;
+  settle_dropout(job, read_model_config(model), config);
   return {std::move(config), std::move(adapter)};
 }
 

@@ -10,8 +10,9 @@
 namespace qlora {
 
 const Architecture& find_architecture(const std::string& model_type, const std::string& origin) {
-  static const std::array<const Architecture*, 10> kKnown{&kGemma2,  &kGemma3, &kGranite, &kLfm2,  &kLlama,
-                                                          &kMistral, &kPhi3,   &kQwen2,   &kQwen3, &kSmolLm3};
+  static const std::array<const Architecture*, 12> kKnown{&kGemma2, &kGemma3,  &kGranite,  &kLfm2,
+                                                          &kLlama,  &kMistral, &kMixtral,  &kPhi3,
+                                                          &kQwen2,  &kQwen3,   &kQwen3Moe, &kSmolLm3};
   std::vector<std::string> names;
   for (const Architecture* architecture : kKnown) {
     if (architecture->model_type == model_type) return *architecture;

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "qlora/nn/embedding.h"
+#include "qlora/nn/experts.h"
 #include "qlora/nn/gated_activation.h"
 #include "qlora/nn/head_norm.h"
 #include "qlora/nn/residual.h"
@@ -127,9 +128,16 @@ Block::Value DecoderBuilder::add(Block& block, Block::Value x, Block::Value resi
 Block::Value DecoderBuilder::projection(Block& block, const std::vector<Linear>& linears, std::int64_t in,
                                         Block::Value input, std::optional<Block::Value> residual) {
   if (residual && config().residual_scale != 1.0) return add(block, projection(block, linears, in, input), *residual);
+  const auto operation = std::make_shared<Projection>(make_projection(linears, in, residual.has_value()));
+  return block.add(operation,
+                   residual ? std::vector<Block::Value>{input, *residual} : std::vector<Block::Value>{input});
+}
+
+Projection DecoderBuilder::make_projection(const std::vector<Linear>& linears, std::int64_t in, bool residual,
+                                           std::optional<Weight> weight) {
   Projection::Spec spec;
   spec.in = in;
-  spec.residual = residual.has_value();
+  spec.residual = residual;
   std::vector<WeightMember> members;
   std::vector<Vector> biases;
   for (const Linear& linear : linears) {
@@ -138,12 +146,64 @@ Block::Value DecoderBuilder::projection(Block& block, const std::vector<Linear>&
     if (linear.bias) biases.push_back({linear.name + ".bias", linear.out});
     spec.out += linear.out;
   }
-  spec.weight = matrix(members);
+  spec.weight = weight ? *weight : matrix(members);
   if (!biases.empty()) spec.bias = vectors(biases);
   spec.adapters = adapters(linears, in);
-  const auto operation = std::make_shared<Projection>(std::move(spec), decoder_.parameters_, dtype());
-  return block.add(operation,
-                   residual ? std::vector<Block::Value>{input, *residual} : std::vector<Block::Value>{input});
+  return {std::move(spec), decoder_.parameters_, dtype()};
+}
+
+Block::Value DecoderBuilder::route(Block& block, const std::string& name, Block::Value input) {
+  const ModelConfig& c = config();
+  decoder_.modules_.routers.push_back(name);
+  const Weight weight = whole_or_frozen(name, {c.experts, c.hidden}, name);
+  const Block::Value logits = block.add(
+      std::make_shared<Projection>(make_projection({{name, c.experts}}, c.hidden, /*residual=*/false, weight)),
+      {input});
+  if (c.router_loss_weight != 0.0 && !balance_) {
+    std::int64_t layers = 0;
+    for (std::int64_t i = 0; i < c.layers; ++i) layers += c.has_experts(i) ? 1 : 0;
+    balance_ = std::make_shared<RouterBalance>(layers, c.experts, c.router_loss_weight,
+                                               decoder_.store_->tensor_device(), accumulation_dtype(dtype()));
+  }
+  const Routing::Spec spec{c.experts, c.experts_per_token, c.normalized_routing, balance_, routers_++};
+  return block.add(std::make_shared<Routing>(spec, dtype()), {logits});
+}
+
+std::vector<Projection> DecoderBuilder::expert_projections(const std::string& prefix,
+                                                           const std::vector<Linear>& linears, std::int64_t in) {
+  std::vector<Projection> experts;
+  for (std::int64_t e = 0; e < config().experts; ++e) {
+    std::vector<Linear> own = linears;
+    for (Linear& linear : own) {
+      linear.name = prefix + std::to_string(e) + "." + linear.name;
+      decoder_.modules_.experts.push_back(linear.name);
+    }
+    experts.push_back(make_projection(own, in, /*residual=*/false));
+  }
+  return experts;
+}
+
+Block::Value DecoderBuilder::dispatch(Block& block, const std::string& prefix, const std::vector<Linear>& linears,
+                                      Block::Value input, Block::Value routing) {
+  const ModelConfig& c = config();
+  return block.add(
+      std::make_shared<DispatchProjection>(expert_projections(prefix, linears, c.hidden), c.experts_per_token, dtype()),
+      {input, routing});
+}
+
+Block::Value DecoderBuilder::expert_activation(Block& block, Block::Value gate_up) {
+  const ModelConfig& c = config();
+  return block.add(std::make_shared<GatedActivation>(c.activation, c.expert_intermediate, dtype(), c.experts_per_token),
+                   {gate_up});
+}
+
+Block::Value DecoderBuilder::combine(Block& block, const std::string& prefix, const std::string& linear,
+                                     Block::Value input, Block::Value routing, Block::Value residual) {
+  const ModelConfig& c = config();
+  return block.add(
+      std::make_shared<CombineProjection>(expert_projections(prefix, {{linear, c.hidden}}, c.expert_intermediate),
+                                          c.experts_per_token, dtype()),
+      {input, routing, residual});
 }
 
 // All A first, then all B: the A of one projection are one matrix.
@@ -192,6 +252,10 @@ void DecoderBuilder::head(const std::string& norm, const std::string& head) {
     return blocks;
   };
   decoder_.loss_ = with(std::make_shared<LossHead>(shared));
+  if (balance_) {
+    Block& last = decoder_.loss_.back();
+    last.add(std::make_shared<RouterLoss>(balance_, dtype()), {last.output()});
+  }
   decoder_.nll_ = with(std::make_shared<NllHead>(shared));
   decoder_.logits_ = with(std::make_shared<LogitsHead>(shared));
 }

@@ -35,7 +35,7 @@ Block::Value gated_mlp(DecoderBuilder& builder, Block& block, const std::string&
   return builder.projection(block, {{name + names.down, c.hidden, c.mlp_bias}}, c.intermediate, x, residual);
 }
 
-void build_llama_like(DecoderBuilder& builder) {
+void build_llama_like(DecoderBuilder& builder, FeedForward feed_forward) {
   const ModelConfig& c = builder.config();
   builder.embedding("model.embed_tokens");
   for (std::int64_t i = 0; i < c.layers; ++i) {
@@ -46,9 +46,15 @@ void build_llama_like(DecoderBuilder& builder) {
     const Block::Value middle = builder.projection(block, {{layer + "self_attn.o_proj", c.hidden, c.attention_bias}},
                                                    c.heads * c.head_dim, x, Block::kInput);
     x = builder.rms_norm(block, layer + "post_attention_layernorm", c.hidden, middle);
-    gated_mlp(builder, block, layer + "mlp.", x, middle);
+    feed_forward(builder, block, layer, i, x, middle);
   }
   builder.head("model.norm", c.tied_embeddings ? "model.embed_tokens" : "lm_head");
+}
+
+void build_llama_like(DecoderBuilder& builder) {
+  build_llama_like(builder,
+                   [](DecoderBuilder& b, Block& block, const std::string& layer, std::int64_t, Block::Value input,
+                      Block::Value residual) { return gated_mlp(b, block, layer + "mlp.", input, residual); });
 }
 
 const Architecture kLlama{"llama", configure, build_llama_like};

@@ -39,8 +39,8 @@ bool GatedActivation::has_kernel(at::Device device) const {
 }
 
 OperationPlan GatedActivation::plan(const BatchShape& shape) const {
-  const Shape rows{shape.tokens, columns_};
-  const Shape scratch{has_kernel(shape.device) ? 0 : shape.tokens, columns_};
+  const Shape rows{shape.tokens * rows_per_token_, columns_};
+  const Shape scratch{has_kernel(shape.device) ? 0 : rows[0], columns_};
   return {rows,
           dtype_,
           {{"d_up", scratch, dtype_, Life::kBackwardScratch}, {"d_active", scratch, dtype_, Life::kBackwardScratch}}};

@@ -1,4 +1,5 @@
 """Adapters between qlora and PEFT, in both directions, and merged models loaded by transformers."""
+import json
 import tempfile
 from pathlib import Path
 
@@ -6,6 +7,7 @@ from pathlib import Path
 from models import (ARCHITECTURES, Comparison, encoded_rows, load_model, logits_difference, logits_of, make_model, our_row_losses, probe,
                     random_rows, reference_logits, row_losses, run_qlora, train_adapter, worst_relative, write_rows)
 
+import experts
 import peft
 import safetensors.torch
 import torch
@@ -88,6 +90,50 @@ def compare_architecture(compare, kind, model, data, folder):
     compare.within(f"{kind}: merged folder, read here", logits_difference(logits_of(merged, rows), want), 1e-5)
 
 
+def compare_patterns(compare, name, model, data, folder):
+    """Ranks, alphas and layers of their own: trained here they give PEFT's tensors, and what PEFT computes with them."""
+    patterns = {"rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 7, "down_proj": 9}, "alpha_pattern": {"o_proj": 3, r"1\.mlp\.\w+": 32},
+                "layers_to_transform": [1, 2]}
+    rows = random_rows(LENGTHS)
+    for targets in ("all-linear", ",".join(ALL)):
+        flags = [part for key, value in patterns.items() for part in (f"--{key}", json.dumps(value))]
+        ours = train_adapter(model, data, folder / f"patterns-{targets[:3]}", "--method", "lora", "--lora_target_modules", targets, *flags)
+        want = reference_logits(with_adapter(model, ours), rows)
+        compare.within(f"{name}: patterns and layers, {targets}, in PEFT", logits_difference(logits_of(model, rows, adapter=str(ours)), want), 1e-5)
+        theirs = peft.get_peft_model(load_model(model), peft.LoraConfig(r=6, lora_alpha=9, target_modules=ALL, task_type="CAUSAL_LM", **patterns))
+        shapes = lambda tensors: {k: tuple(v.shape) for k, v in tensors.items()}
+        got, want = shapes(safetensors.torch.load_file(ours / "adapter_model.safetensors")), shapes(peft.get_peft_model_state_dict(theirs))
+        compare.check(got == want, f"{name}: patterns and layers, {targets}: the {len(want)} tensors of PEFT, alike in shape")
+
+
+def compare_experts(compare, kind, model, folder):
+    """Each expert's own adapters and fused ones, loaded by both; and what PEFT could not read is not trained."""
+    rows = random_rows(LENGTHS)
+    gate, up, down = experts.NAMES[kind][1:]
+    adapters = {"its own": experts.write_adapter(model, folder / "own", kind, 3, spread=0.2)}
+    for number, (name, targets) in enumerate({"fused": [gate, up, down, "gate"], "fused gate and up": [gate, up],
+                                              "fused down": ["q_proj", down]}.items()):
+        adapters[name] = write_adapter(model, folder / f"fused-{number}", number, r=4, lora_alpha=8, target_modules=targets)
+    adapters["fused, rank-stabilized"] = write_adapter(model, folder / "stabilized", 5, r=4, lora_alpha=3, use_rslora=True,
+                                                       target_parameters=["experts.gate_up_proj", "experts.down_proj"], target_modules=["v_proj"])
+    base = reference_logits(load_model(model), rows)
+    for name, adapter in adapters.items():
+        want = reference_logits(with_adapter(model, adapter), rows)
+        compare.check(logits_difference(want, base) > 1e-3, f"{kind}: experts, {name}: it changes the logits")
+        compare.within(f"{kind}: experts, {name}", logits_difference(logits_of(model, rows, adapter=str(adapter)), want), 1e-5)
+    merged = merge(model, folder / "merged-fused", [adapters["fused"]])
+    want = reference_logits(with_adapter(model, adapters["fused"]), rows)
+    compare.within(f"{kind}: experts, fused, merged", logits_difference(reference_logits(load_model(merged), rows), want), 1e-5)
+    refused = {"dropout": ["--lora_dropout", 0.1], "DoRA": ["--use_dora", "true"], "rsLoRA": ["--use_rslora", "true"],
+               "some layers": ["--layers_to_transform", 1], "gate without up": ["--lora_target_modules", f"q_proj,{gate}"],
+               "one expert": ["--lora_target_modules", r".*experts\.1\..*"], "a rank of its own": ["--rank_pattern", json.dumps({down: 3})],
+               "on from a fused one": ["--adapter_name_or_path", adapters["fused"]]}
+    for name, arguments in refused.items():
+        run_qlora("train", "--model_name_or_path", model, "--dataset", folder.parent / "rows.jsonl", "--output_dir", folder / "refused",
+                  "--method", "lora", "--device", "cpu", "--quiet", *arguments, expect=2)
+    compare.check(not (folder / "refused").exists(), f"{kind}: experts: refused are {', '.join(refused)}")
+
+
 def compare_zero_merge(compare, name, model, folder):
     """Merging an adapter whose B is zero changes no byte of any tensor."""
     config = peft.LoraConfig(r=4, target_modules=ALL, task_type="CAUSAL_LM")
@@ -142,12 +188,15 @@ def main():
             compare_peft(compare, kind, model, folder)
             compare_zero_merge(compare, kind, model, folder)
             compare_two(compare, kind, model, folder)
+            compare_patterns(compare, kind, model, data, folder)
             compare_quantized(compare, kind, model, data, folder)
             bf16 = make_model(folder / "bf16", kind, dtype=torch.bfloat16, shard="200KB")
             compare_zero_merge(compare, f"{kind} bfloat16", bf16, folder / "bf16-out")
         for kind in ARCHITECTURES:
             folder = Path(temporary) / kind
             compare_architecture(compare, kind, make_model(folder / "model", kind), data, folder)
+            if kind in experts.NAMES:
+                compare_experts(compare, kind, folder / "model", folder)
     compare.finish()
 
 

@@ -124,11 +124,18 @@ CONFIGS = {
                          "full_attention": rope("linear", factor=8.0, rope_theta=1000000.0)}, **SHAPE),
     "lfm2": lambda: transformers.Lfm2Config(layer_types=["conv", "full_attention", "conv", "conv"], block_multiple_of=64,
                                             conv_bias=True, **{**SHAPE, "num_hidden_layers": 4}),
+    "mixtral": lambda: transformers.MixtralConfig(num_local_experts=4, sliding_window=11, **SHAPE),
+    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64,
+                                                     norm_topk_prob=True, head_dim=32, **SHAPE),
+    "qwen3_moe-mixed": lambda: transformers.Qwen3MoeConfig(  # layers without experts, weights that do not sum to one
+        num_experts=5, num_experts_per_tok=2, moe_intermediate_size=64, mlp_only_layers=[1], decoder_sparse_step=2,
+        attention_bias=True, use_sliding_window=True, sliding_window=11, output_router_logits=True,
+        router_aux_loss_coef=0.5, **{**SHAPE, "num_hidden_layers": 6}),
 }
 # Of each architecture beside qwen2 and llama one that is trained and generates.
 # scripts/test --slow: long runs of every architecture, too.
 SLOW = os.environ.get("QLORA_SLOW") == "1"
-ARCHITECTURES = ["qwen3", "mistral", "phi3", "granite", "smollm3", "gemma2", "gemma3_text", "lfm2"]
+ARCHITECTURES = ["qwen3", "mistral", "phi3", "granite", "smollm3", "gemma2", "gemma3_text", "lfm2", "mixtral", "qwen3_moe"]
 
 
 def make_config(kind):
@@ -143,7 +150,7 @@ def make_model(folder, kind, seed=0, dtype=torch.float32, shard="5GB"):
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-            if parameter.dim() == 3:  # a convolution's
+            if ".conv." in name and parameter.dim() == 3:
                 parameter.mul_(6)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -164,6 +171,8 @@ def as_transformers_4(model):
         config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     config["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
     config["torch_dtype"] = config.pop("dtype")
+    if config["model_type"] == "qwen3_moe":
+        config["num_experts"] = config.pop("num_local_experts")
     config["transformers_version"] = "4.46.0"
     path.write_text(json.dumps(config, indent=2))
     return model

@@ -8,6 +8,7 @@ from pathlib import Path
 from models import (ARCHITECTURES, SLOW, TEST_DATA, Comparison, dequantized_by_bitsandbytes, encoded_rows, load_model, make_model,
                     probe, relative, run_qlora, write_rows)
 
+import experts
 import peft
 import tokenizers
 import torch
@@ -69,7 +70,7 @@ def reference(model, batches, run=STEPS, gradients_at=(), mean_per_part=1):
         parts = [rows[m * size:(m + 1) * size] for m in range(mean_per_part)] if mean_per_part > 1 else [rows]
         loss = sum(add_gradients(model, part, label_count(part) * mean_per_part) for part in parts)
         if step in gradients_at:
-            gradients[step] = {n: p.grad.clone() for n, p in parameters}
+            gradients[step] = each_experts(model, {n: p.grad.clone() for n, p in parameters})
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in parameters], CLIP).item()
         history.append((loss, norm, schedule.get_last_lr()[0]))
         optimizer.step()
@@ -103,7 +104,19 @@ def check(compare, name, got, want, loss_limit=1e-5, norm_limit=1e-3):
 
 
 def with_adapter(base, adapter):
-    return peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    model = peft.PeftModel.from_pretrained(base, adapter, is_trainable=True)
+    if model.config.model_type in experts.NAMES:
+        experts.keep_apart(model, model.config.num_local_experts)
+    return model
+
+
+def initial_expert_adapter(kind, model, folder):
+    return experts.write_adapter(model, folder, kind, 1, r=8, lora_alpha=16)
+
+
+def each_experts(model, gradients):
+    kind = model.config.model_type
+    return experts.apart(kind, model.config.num_local_experts, gradients) if kind in experts.NAMES else gradients
 
 
 def compare_gradients(compare, name, model, batches, adapters, want):
@@ -254,7 +267,9 @@ def compare_architecture(compare, kind, model, data, folder):
     """Full and with adapters, checkpointing on; then what packs of rows and 4 bits could break."""
     rows = encoded_rows(model, data, 64)
     steps, few = (20, 6) if SLOW else (4, 2)
-    adapter = initial_adapter(model, folder / f"{kind}-adapter", OTHER_TARGETS.get(kind, TARGETS))
+    place = folder / f"{kind}-adapter"
+    adapter = (initial_expert_adapter(kind, model, place) if kind in experts.NAMES
+               else initial_adapter(model, place, OTHER_TARGETS.get(kind, TARGETS)))
     lora = {"method": "lora", "adapter_name_or_path": adapter}
     fresh = lambda: with_adapter(load_model(model), adapter)
     batches = in_batches(rows, 4)[:steps]
@@ -271,6 +286,34 @@ def compare_architecture(compare, kind, model, data, folder):
     quantized = ours(model, data, folder / f"{kind}-qlora", **{**lora, "method": "qlora"}, max_steps=few)
     base = load_model(dequantized(model, folder / f"{kind}-zero", folder / f"{kind}-dequantized"))
     check(compare, f"{kind} qlora, our dequantized weights", quantized, reference(with_adapter(base, adapter), batches[:few]))
+
+
+def padded(rows):
+    length = max(len(ids) for ids, _ in rows)
+    pad = lambda values, with_what: torch.tensor([v + [with_what] * (length - len(v)) for v in values])
+    return {"input_ids": pad([ids for ids, _ in rows], 0), "labels": pad([labels for _, labels in rows], -100),
+            "attention_mask": pad([[1] * len(ids) for ids, _ in rows], 0)}
+
+
+def compare_router_loss(compare, model, data, folder):
+    """With output_router_logits the load-balancing loss is part of the loss: 10 steps of rows side by side, as transformers
+    pads them."""
+    rows = encoded_rows(model, data, 64)
+    reference_model = load_model(model)
+    optimizer = torch.optim.AdamW(reference_model.parameters(), lr=RATE, weight_decay=0.0)
+    want = []
+    for batch in in_batches(rows, 4)[:10]:
+        output = reference_model(**padded(batch))
+        output.loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(reference_model.parameters(), CLIP).item()
+        want.append((output.loss.item(), norm, RATE))
+        optimizer.step()
+        optimizer.zero_grad()
+    share = (reference_model.config.router_aux_loss_coef * output.aux_loss / output.loss).item()
+    keys = {"method": "full", "max_steps": 10, "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0}
+    for checkpointing in ("false", "true"):
+        got = ours(model, data, folder / f"balance-{checkpointing}", **keys, gradient_checkpointing=checkpointing)
+        check(compare, f"load-balancing loss ({share:.0%} of all), checkpointing {checkpointing}", got, want)
 
 
 def compare_dropout(compare, model, data, folder):
@@ -349,6 +392,7 @@ def main():
             compare_model(compare, kind, make_model(folder / kind, kind), data, folder)
         for kind in ARCHITECTURES:
             compare_architecture(compare, kind, make_model(folder / kind, kind), data, folder)
+        compare_router_loss(compare, make_model(folder / "balanced", "qwen3_moe-mixed"), data, folder)
         compare_dropout(compare, folder / "llama", data, folder)
         compare_schedules(compare, folder / "llama", data, folder)
         compare_stories(compare, folder)

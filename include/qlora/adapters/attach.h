@@ -21,6 +21,14 @@ struct AdaptableModules {
 };
 AdaptableModules adaptable_modules(const ModelConfig& model);
 
+// load_lora_adapter(), with the modules' names as this model's checkpoint has them.
+LoraAdapter load_lora_adapter(const std::filesystem::path& folder, const ModelConfig& model);
+
+// Whether linears of experts or their routers carry adapters. Throws UsageError for such that PEFT, over transformers 5
+// which fuses experts, could not read: with dropout, DoRA or rank-stabilized scales, with ranks of their own, on some
+// experts alone, or on one of gate and up alone.
+bool check_expert_adapters(const LoraConfig& config, const ModelConfig& model);
+
 // Which modules of `model` carry an adapter, by rank and scale, and which are trained whole. Throws UsageError where
 // none carries one, and for a name of modules_to_save that is no embedding, norm or output head.
 TrainingPlan make_training_plan(const LoraConfig& config, const ModelConfig& model, std::uint64_t seed);

@@ -45,18 +45,25 @@ struct SavedWeight {
 struct LoraAdapter {
   LoraConfig config;
   std::optional<AdapterRecord> record;
-  std::vector<LoraMatrices> matrices;           // by name; views into `file`
-  std::vector<SavedWeight> saved;               // of modules_to_save; likewise
-  std::shared_ptr<const SafetensorsFile> file;  // keeps them alive
+  std::vector<LoraMatrices> matrices;                              // by name; views into `file`
+  std::vector<SavedWeight> saved;                                  // of modules_to_save; likewise
+  std::shared_ptr<const SafetensorsFile> file;                     // keeps them alive
+  std::vector<std::shared_ptr<const std::vector<std::byte>>> own;  // and those that lie otherwise in the file
+  bool fused_experts = false;  // the file has one A and B for all experts of a layer
 };
 
-// Reads a folder. Throws DataError naming the file and the tensor: a missing or malformed file, A without B or B
-// without A, shapes that contradict each other or the config's rank, types other than F32, F16 and BF16, NaN and Inf,
-// pickled weights (refused unopened); UsageError for what parse_lora_config refuses, and for tensors of such features.
+// Reads a folder. Adapters on the fused experts of a layer (target_parameters gate_up_proj, down_proj) become adapters
+// on each expert's linears, "model.layers.0.mlp.experts.3.gate_proj". Throws DataError naming the file and the tensor:
+// a missing or malformed file, A without B or B without A, shapes that contradict each other or the config's rank,
+// types other than F32, F16 and BF16, NaN and Inf, pickled weights (refused unopened); UsageError for what
+// parse_lora_config refuses, and for tensors of such features.
 LoraAdapter load_lora_adapter(const std::filesystem::path& folder);
 
 // SHA-256 of an adapter folder's config and weights, in hexadecimal. Throws DataError for a file that cannot be read.
 std::string adapter_identity(const std::filesystem::path& folder);
+
+// Takes the matrices of fused experts apart, and says so in `config`. For load_lora_adapter().
+void unfuse_experts(LoraAdapter& adapter);
 
 // Checks the adapter against a base: `weights` maps the names of the modules that may carry an adapter to the shapes of
 // their weights. Throws DataError naming the module that the base lacks or has in another shape, or that the config

@@ -21,6 +21,7 @@ struct LoraConfig {
   double lora_alpha = 8.0;
   double lora_dropout = 0.0;
   TargetModules target_modules;
+  std::vector<std::string> target_parameters;     // of fused experts and routers; a loaded adapter has none left
   TargetModules exclude_modules;                  // all_linear(): none
   std::vector<std::int64_t> layers_to_transform;  // empty: all; only beside a list of target_modules
   std::vector<std::string> layers_pattern;
@@ -39,6 +40,10 @@ struct LoraConfig {
 LoraConfig parse_lora_config(const Json& json, const std::string& origin);
 // Keys sorted, two-space indent, as PEFT writes it, with the keys that every PEFT version reads.
 std::string lora_config_text(const LoraConfig& config);
+
+// Whether a key of rank_pattern or alpha_pattern, a regular expression, means this module: the end of its name, from a
+// dot on.
+bool pattern_matches(const std::string& key, const std::string& module);
 
 // The rank, and the factor of B.A: alpha / r, or alpha / sqrt(r) with use_rslora, of the module of that name.
 std::int64_t lora_rank(const LoraConfig& config, const std::string& module);

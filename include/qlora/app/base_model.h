@@ -35,9 +35,9 @@ BaseSettings base_settings(const TrainJob& job, const ModelConfig& model);
 // weights.
 void keep_stored_nf4(const ModelConfig& model, const ModelOptions& options, BaseSettings& settings);
 
-// Sets what matmul_dtype asks for, once the rest is settled. Throws UsageError where the base is not in 4 bits, and for
-// a GPU that does not multiply fp8 with a scale for each row.
-void take_matmul_dtype(const ModelOptions& options, BaseSettings& settings);
+// Sets what matmul_dtype asks for, once the rest is settled. Throws UsageError where the base is not in 4 bits or has
+// experts, and for a GPU that does not multiply fp8 with a scale for each row.
+void take_matmul_dtype(const ModelConfig& model, const ModelOptions& options, BaseSettings& settings);
 
 // How many bytes of dequantized weights may stay, in the type that is computed in.
 std::int64_t dequantize_cache_bytes(const ModelOptions& options, at::Device device);

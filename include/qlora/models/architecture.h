@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "qlora/models/builder.h"
@@ -14,6 +15,8 @@ struct Architecture {
   // Reads what is this architecture's own in config.json: after the common fields, before those of RoPE.
   void (*configure)(const ConfigFields& fields, ModelConfig& config);
   void (*build)(DecoderBuilder& builder);
+  // Parts of modules' names that are others in PEFT's adapters: those, and the checkpoint's.
+  std::vector<std::pair<std::string, std::string>> renamed = {};
 };
 
 // Throws UsageError with one line that lists what is known.
@@ -25,15 +28,21 @@ extern const Architecture kGranite;
 extern const Architecture kLfm2;
 extern const Architecture kLlama;
 extern const Architecture kMistral;
+extern const Architecture kMixtral;
 extern const Architecture kPhi3;
 extern const Architecture kQwen2;
 extern const Architecture kQwen3;
+extern const Architecture kQwen3Moe;
 extern const Architecture kSmolLm3;
 
 // --- parts that several share ----------------------------------------------------------------------------------------
 
 // Pre-norm attention and gated MLP with residuals, as Llama introduced it: what most architectures share.
 void build_llama_like(DecoderBuilder& builder);
+// The same with another MLP; `layer` ends in a dot.
+using FeedForward = Block::Value (*)(DecoderBuilder& builder, Block& block, const std::string& layer,
+                                     std::int64_t index, Block::Value input, Block::Value residual);
+void build_llama_like(DecoderBuilder& builder, FeedForward feed_forward);
 
 // Queries, keys and values, normed heads where the model has them, attention: all but the output's projection.
 // `name` ends in "self_attn."; `norms`: what follows q and k in the names of the heads' norms.
@@ -46,6 +55,16 @@ struct MlpNames {
 // `name` ends in "mlp.".
 Block::Value gated_mlp(DecoderBuilder& builder, Block& block, const std::string& name, Block::Value input,
                        std::optional<Block::Value> residual, const MlpNames& names = {});
+
+// A mixture of experts as Mixtral has it: the router `name` + "gate", its experts' linears under `name` + "experts.N.".
+Block::Value expert_mlp(DecoderBuilder& builder, Block& block, const std::string& name, Block::Value input,
+                        Block::Value residual, const MlpNames& names = {});
+
+// How many experts there are and how many of them a token goes through, and the load-balancing loss.
+struct ExpertCounts {
+  std::int64_t experts, per_token;
+};
+void read_experts(const ConfigFields& fields, const ExpertCounts& otherwise, ModelConfig& config);
 
 // `layer_types`, where config.json has it: "full_attention", "sliding_attention", "conv". Else those layers are
 // windowed that `windowed` says so of.

@@ -8,6 +8,7 @@
 #include "qlora/models/decoder.h"
 #include "qlora/nn/attention.h"
 #include "qlora/nn/rope.h"
+#include "qlora/nn/routing.h"
 
 namespace qlora {
 
@@ -46,6 +47,17 @@ class DecoderBuilder {
   Block::Value short_convolution(Block& block, const std::string& name, std::int64_t layer, Block::Value input);
   Block::Value add(Block& block, Block::Value x, Block::Value residual);
 
+  // --- mixtures of experts ---
+  // Which experts a token goes through, by the linear `name`: a Routing's output.
+  Block::Value route(Block& block, const std::string& name, Block::Value input);
+  // The linears `prefix` + N + "." + name of every expert N, over the tokens that go to it; `linears` without biases.
+  Block::Value dispatch(Block& block, const std::string& prefix, const std::vector<Linear>& linears, Block::Value input,
+                        Block::Value routing);
+  Block::Value expert_activation(Block& block, Block::Value gate_up);
+  // residual + what the last linears of each token's experts say, weighted.
+  Block::Value combine(Block& block, const std::string& prefix, const std::string& linear, Block::Value input,
+                       Block::Value routing, Block::Value residual);
+
   // The last block. `head`: the output head's weight, or the embedding's where they are tied.
   void head(const std::string& norm, const std::string& head);
 
@@ -59,6 +71,11 @@ class DecoderBuilder {
   // The weight of module `name`: a parameter where the plan trains it whole, else the one of module `stored`.
   Weight whole_or_frozen(const std::string& name, const Shape& shape, const std::string& stored);
   Weight norm_weight(const std::string& name, std::int64_t columns);
+  // The linears, which share an input, as one product over `weight`, or over weights of their own.
+  Projection make_projection(const std::vector<Linear>& linears, std::int64_t in, bool residual,
+                             std::optional<Weight> weight = std::nullopt);
+  std::vector<Projection> expert_projections(const std::string& prefix, const std::vector<Linear>& linears,
+                                             std::int64_t in);
   std::vector<LoraSegment> adapters(const std::vector<Linear>& linears, std::int64_t in, bool embedding = false);
 
   // The table of a layer's RoPE, which layers of its kind share.
@@ -67,6 +84,8 @@ class DecoderBuilder {
   Decoder& decoder_;
   const TrainingPlan& plan_;
   std::shared_ptr<RopeTable> rope_, windowed_rope_;
+  std::shared_ptr<RouterBalance> balance_;
+  std::int64_t routers_ = 0;
   std::vector<Block> body_;
 };
 

@@ -60,12 +60,21 @@ struct ModelConfig {
   double logit_softcap = 0.0;         // 0: none
   std::int64_t convolution_size = 0;  // of kConvolution: tokens that its kernel spans
   bool convolution_bias = false;
+  std::int64_t experts = 0;  // of each layer that has them
+  std::int64_t experts_per_token = 0;
+  std::int64_t expert_intermediate = 0;
+  bool normalized_routing = false;  // the weights of a token's experts sum to one
+  std::vector<bool> expert_layers;  // which layers have experts; empty: all
+  double router_loss_weight = 0.0;  // of the load-balancing loss; 0: none
 
   LayerKind kind(std::int64_t layer) const {
     return layer_kinds.empty() ? LayerKind::kAttention : layer_kinds[static_cast<std::size_t>(layer)];
   }
   bool rotates(std::int64_t layer) const {
     return rotated_layers.empty() || rotated_layers[static_cast<std::size_t>(layer)];
+  }
+  bool has_experts(std::int64_t layer) const {
+    return experts > 0 && (expert_layers.empty() || expert_layers[static_cast<std::size_t>(layer)]);
   }
   // Tokens; with dynamic scaling max_positions is where the stretch begins.
   std::int64_t longest_row() const {

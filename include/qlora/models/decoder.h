@@ -45,6 +45,8 @@ struct AdapterPlace {
 // The modules of an architecture, in the model's order.
 struct ModuleNames {
   std::vector<std::string> linears;  // of its blocks
+  std::vector<std::string> routers;  // those of them that choose experts: never in 4 bits
+  std::vector<std::string> experts;  // those of them that are parts of experts
   std::vector<std::string> norms;
   std::string embedding, head;  // the head's own name, tied or not
 };

@@ -6,11 +6,11 @@
 
 namespace qlora {
 
-// in [tokens, 2 * columns] = gate beside up; out [tokens, columns].
+// in [rows, 2 * columns] = gate beside up; out [rows, columns]; rows = tokens * rows_per_token.
 class GatedActivation : public Operation {
  public:
-  GatedActivation(Activation activation, std::int64_t columns, Dtype dtype)
-      : activation_(activation), columns_(columns), dtype_(dtype) {}
+  GatedActivation(Activation activation, std::int64_t columns, Dtype dtype, std::int64_t rows_per_token = 1)
+      : activation_(activation), columns_(columns), dtype_(dtype), rows_per_token_(rows_per_token) {}
 
   std::string_view name() const override { return activation_ == Activation::kSilu ? "swiglu" : "geglu"; }
   OperationPlan plan(const BatchShape& shape) const override;
@@ -24,6 +24,7 @@ class GatedActivation : public Operation {
   Activation activation_;
   std::int64_t columns_;
   Dtype dtype_;
+  std::int64_t rows_per_token_;
 };
 
 }  // namespace qlora

@@ -44,7 +44,7 @@ struct OperationTraits {
   bool in_place = false;                  // the output is input 0's storage; likewise d_in[0] is d_out's
   int pass_through = -1;                  // the input whose gradient is d_out unchanged (a residual)
   bool d_in_may_overwrite_input = false;  // backward is done with in[0] before it writes d_in[0]
-  bool reads_host_rows = false;           // goes by the batch's row_bounds: what is captured serves no other batch
+  bool reads_host_rows = false;           // goes by what the host knows of the batch: captured, it serves no other
   bool cheap = false;                     // worth making again rather than keeping (norms, activations)
 };
 

@@ -30,6 +30,29 @@ class Projection : public Operation {
   void forward(const Batch& batch, const OperationViews& views) override;
   void backward(const Batch& batch, const OperationViews& views) override;
 
+  std::int64_t in() const { return spec_.in; }
+  std::int64_t out() const { return spec_.out; }
+  std::int64_t ranks() const { return ranks_; }  // of all adapters together
+
+  // The buffers of plan(). Without dropout, DoRA and fp8 only the first and kDLowRank [tokens, ranks()] are used.
+  enum Buffer {
+    kLowRank,
+    kForwardDropped,
+    kDLowRank,
+    kBackwardDropped,
+    kWorkspace,
+    kNorms,
+    kAdaptedRows,
+    kForwardProduct,
+    kBackwardProduct,
+    kScaledDOut,
+    kForwardCodes,
+    kForwardScales,
+    kBackwardCodes,
+    kBackwardScales,
+    kBufferCount,
+  };
+
  private:
   bool has_dropout() const;
   bool has_magnitudes() const;
@@ -57,27 +80,10 @@ class Projection : public Operation {
   void differentiate_magnitudes(const Batch& batch, const OperationViews& views);
   void add_dropped_gradients(const Batch& batch, const OperationViews& views);
 
-  enum Buffer {
-    kLowRank,
-    kForwardDropped,
-    kDLowRank,
-    kBackwardDropped,
-    kWorkspace,
-    kNorms,
-    kAdaptedRows,
-    kForwardProduct,
-    kBackwardProduct,
-    kScaledDOut,
-    kForwardCodes,
-    kForwardScales,
-    kBackwardCodes,
-    kBackwardScales,
-  };
-
   Spec spec_;
   ParameterSet& parameters_;
   Dtype dtype_;
-  std::int64_t ranks_ = 0;  // of all adapters together
+  std::int64_t ranks_ = 0;
 };
 
 }  // namespace qlora

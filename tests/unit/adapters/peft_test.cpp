@@ -4,6 +4,8 @@
 
 #include <fstream>
 #include <limits>
+#include <map>
+#include <numeric>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -192,6 +194,44 @@ TEST_F(LoraAdapterTest, RefusesHalvesAndWrongShapes) {
   expect_refused("not F32");
   tensors_.clear();
   expect_refused("no adapter");
+}
+
+// PEFT's form: A has the experts' ranks one after the other, the columns of B go through the experts first.
+TEST_F(LoraAdapterTest, TakesFusedExpertsApart) {
+  const std::string experts = "model.layers.0.mlp.experts.";
+  std::iota(values_.begin(), values_.end(), 0.0F);
+  config_.rank_pattern = {{R"(.*\.gate_up_proj)", 2}, {R"(.*\.down_proj)", 1}};
+  config_.alpha_pattern = {{R"(.*\.gate_up_proj)", 6}};
+  config_.extra = {{"target_parameters", {"gate_up_proj", "down_proj"}}};
+  put(experts + "base_layer.lora_A.weight", {6, 4});
+  put(experts + "base_layer.lora_B.weight", {4, 6});
+  put(experts + "lora_A.weight", {3, 5});
+  put(experts + "lora_B.weight", {2, 3});
+  const LoraAdapter adapter = load();
+  EXPECT_TRUE(adapter.fused_experts);
+  std::map<std::string, const LoraMatrices*> found;
+  std::vector<std::string> modules{"model.layers.1.mlp.experts.1.up_proj"};
+  for (const LoraMatrices& matrices : adapter.matrices) {
+    found[matrices.module] = &matrices;
+    modules.push_back(matrices.module);
+  }
+  ASSERT_EQ(found.size(), 10U);
+  const LoraMatrices& up = *found.at(experts + "1.up_proj");
+  EXPECT_EQ(up.a.shape, (Shape{2, 4}));
+  EXPECT_THAT(to_float32(up.a), ElementsAre(8, 9, 10, 11, 12, 13, 14, 15));
+  EXPECT_EQ(up.b.shape, (Shape{2, 2}));
+  EXPECT_THAT(to_float32(up.b), ElementsAre(13, 16, 19, 22));
+  EXPECT_THAT(to_float32(found.at(experts + "1.gate_proj")->b), ElementsAre(1, 4, 7, 10));
+  EXPECT_THAT(to_float32(found.at(experts + "2.down_proj")->a), ElementsAre(10, 11, 12, 13, 14));
+  EXPECT_THAT(to_float32(found.at(experts + "2.down_proj")->b), ElementsAre(2, 5));
+  EXPECT_EQ(lora_scale(adapter.config, experts + "1.up_proj"), 3.0);
+  EXPECT_EQ(lora_rank(adapter.config, experts + "2.down_proj"), 1);
+  EXPECT_EQ(lora_targets(adapter.config, modules, {}).size(), 10U);  // none of the other layer
+
+  config_.rank_pattern[0].second = 4;
+  expect_refused("A [6, 4] and B [4, 6] are not those of experts of rank 4");
+  tensors_.erase("base_model.model." + experts + "base_layer.lora_A.weight");
+  expect_refused("its partner lora_A is missing");
 }
 
 TEST_F(LoraAdapterTest, RefusesValuesThatAreNotFinite) {

@@ -108,7 +108,7 @@ TEST_P(Choices, RefusesEmptyTexts) {
   EXPECT_THROW(scorer.score({{{1}, {{1}, {}}}}), DataError);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Choices, testing::Values("llama", "gemma2", "lfm2", "mistral"));
+INSTANTIATE_TEST_SUITE_P(All, Choices, testing::Values("llama", "gemma2", "lfm2", "mistral", "qwen3_moe"));
 
 }  // namespace
 }  // namespace qlora

@@ -118,6 +118,35 @@ TEST(ModelConfig, TakesWhatReleasedModelsLeaveOut) {
   EXPECT_FALSE(smol.rotates(3));
 }
 
+TEST(ModelConfig, ReadsExperts) {
+  const ModelConfig mixtral = parse("mixtral", {});
+  EXPECT_EQ(mixtral.experts, 8);
+  EXPECT_EQ(mixtral.experts_per_token, 2);
+  EXPECT_EQ(mixtral.expert_intermediate, 48);
+  EXPECT_TRUE(mixtral.normalized_routing);
+  EXPECT_TRUE(mixtral.has_experts(0));
+  EXPECT_EQ(mixtral.window, 0);
+  EXPECT_EQ(mixtral.router_loss_weight, 0.0);
+  const Json moe{{"num_local_experts", 16}, {"num_experts_per_tok", 4}, {"moe_intermediate_size", 12},
+                 {"mlp_only_layers", {3}},  {"decoder_sparse_step", 2}, {"output_router_logits", true}};
+  const ModelConfig qwen = parse("qwen3_moe", moe);
+  EXPECT_EQ(qwen.experts, 16);
+  EXPECT_EQ(qwen.expert_intermediate, 12);
+  EXPECT_FALSE(qwen.normalized_routing);
+  EXPECT_FALSE(qwen.has_experts(0));
+  EXPECT_TRUE(qwen.has_experts(1));
+  EXPECT_FALSE(qwen.has_experts(3));
+  EXPECT_EQ(qwen.router_loss_weight, 0.001);
+  EXPECT_FALSE(parse("qwen3_moe", {{"num_experts", 0}}).has_experts(1));
+  EXPECT_EQ(parse("qwen3_moe", {{"num_experts", 9}}).experts, 9);
+  EXPECT_THAT(refusal<DataError>("mixtral", {{"num_experts_per_tok", 9}}),
+              HasSubstr("'num_experts_per_tok' is 9, there are 8 experts"));
+  EXPECT_THAT(refusal<DataError>("mixtral", {{"num_local_experts", 1000000}}),
+              HasSubstr("'num_local_experts' is 1000000: more than 100000 in all layers"));
+  EXPECT_THAT(refusal<UsageError>("mixtral", {{"router_jitter_noise", 0.1}}),
+              HasSubstr("'router_jitter_noise' is not built yet"));
+}
+
 TEST(ModelConfig, ReadsLfm2InItsFirstForm) {
   const ModelConfig c = parse("lfm2", {{"block_ff_dim", 6656}, {"full_attn_idxs", {2}}, {"norm_eps", 1e-3}});
   EXPECT_EQ(c.intermediate, 4608);

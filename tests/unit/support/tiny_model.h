@@ -39,6 +39,12 @@ inline ModelConfig tiny_architecture(const std::string& type) {
                                     {"sliding_window_pattern", 2},
                                     {"full_attn_idxs", {1}},
                                     {"conv_bias", true},
+                                    {"num_local_experts", 4},
+                                    {"num_experts_per_tok", 2},
+                                    {"moe_intermediate_size", 8},
+                                    {"mlp_only_layers", {1}},
+                                    {"output_router_logits", true},
+                                    {"router_aux_loss_coef", 0.5},
                                     {"residual_multiplier", 0.5},
                                     {"no_rope_layer_interval", 2}};
   return parse_model_config(json, "config.json");
