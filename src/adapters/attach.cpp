@@ -92,6 +92,13 @@ bool check_expert_adapters(const LoraConfig& config, const ModelConfig& model) {
   const ModuleNames names = module_names(model);
   const std::vector<std::string> routers = lora_targets(config, names.routers, {});
   const std::vector<std::string> experts = lora_targets(config, names.experts, {});
+  const bool renamed = !find_architecture(model.model_type, "config.json").renamed.empty();
+  const auto saved = [&](const std::string& module) { return saves_module(config, module); };
+  if (renamed && std::any_of(names.routers.begin(), names.routers.end(), saved)) {
+    throw UsageError(
+        "modules_to_save: routers of this model are not trained whole yet: PEFT reads them by other names; adapters on "
+        "them it reads");
+  }
   if (routers.empty() && experts.empty()) return false;
   const auto refuse = [](const std::string& key, const std::string& what) {
     throw UsageError(

@@ -33,6 +33,8 @@ def write_adapter(base, folder, seed, **config):
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.normal_(0, 0.08)
+            elif parameter.requires_grad:  # of modules_to_save
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
     model.save_pretrained(folder)
     return folder
 
@@ -116,6 +118,7 @@ def compare_experts(compare, kind, model, folder):
         adapters[name] = write_adapter(model, folder / f"fused-{number}", number, r=4, lora_alpha=8, target_modules=targets)
     adapters["fused, rank-stabilized"] = write_adapter(model, folder / "stabilized", 5, r=4, lora_alpha=3, use_rslora=True,
                                                        target_parameters=["experts.gate_up_proj", "experts.down_proj"], target_modules=["v_proj"])
+    adapters["router whole"] = write_adapter(model, folder / "router", 6, r=4, target_modules=["q_proj"], modules_to_save=["gate"])
     base = reference_logits(load_model(model), rows)
     for name, adapter in adapters.items():
         want = reference_logits(with_adapter(model, adapter), rows)
@@ -124,10 +127,17 @@ def compare_experts(compare, kind, model, folder):
     merged = merge(model, folder / "merged-fused", [adapters["fused"]])
     want = reference_logits(with_adapter(model, adapters["fused"]), rows)
     compare.within(f"{kind}: experts, fused, merged", logits_difference(reference_logits(load_model(merged), rows), want), 1e-5)
+    if kind == "qwen3_moe":
+        ours = train_adapter(model, folder.parent / "rows.jsonl", folder / "router-ours", "--method", "lora", "--lora_target_modules", "q_proj",
+                             "--modules_to_save", "gate")
+        want = reference_logits(with_adapter(model, ours), rows)
+        compare.within(f"{kind}: router whole, ours in PEFT", logits_difference(logits_of(model, rows, adapter=str(ours)), want), 1e-5)
     refused = {"dropout": ["--lora_dropout", 0.1], "DoRA": ["--use_dora", "true"], "rsLoRA": ["--use_rslora", "true"],
                "some layers": ["--layers_to_transform", 1], "gate without up": ["--lora_target_modules", f"q_proj,{gate}"],
                "one expert": ["--lora_target_modules", r".*experts\.1\..*"], "a rank of its own": ["--rank_pattern", json.dumps({down: 3})],
                "on from a fused one": ["--adapter_name_or_path", adapters["fused"]]}
+    if kind == "mixtral":
+        refused["router whole"] = ["--lora_target_modules", "q_proj", "--modules_to_save", "gate"]
     for name, arguments in refused.items():
         run_qlora("train", "--model_name_or_path", model, "--dataset", folder.parent / "rows.jsonl", "--output_dir", folder / "refused",
                   "--method", "lora", "--device", "cpu", "--quiet", *arguments, expect=2)

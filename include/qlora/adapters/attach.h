@@ -26,7 +26,7 @@ LoraAdapter load_lora_adapter(const std::filesystem::path& folder, const ModelCo
 
 // Whether linears of experts or their routers carry adapters. Throws UsageError for such that PEFT, over transformers 5
 // which fuses experts, could not read: with dropout, DoRA or rank-stabilized scales, with ranks of their own, on some
-// experts alone, or on one of gate and up alone.
+// experts alone, or on one of gate and up alone; and for routers trained whole whose names it has otherwise.
 bool check_expert_adapters(const LoraConfig& config, const ModelConfig& model);
 
 // Which modules of `model` carry an adapter, by rank and scale, and which are trained whole. Throws UsageError where
