@@ -183,20 +183,11 @@ class TrainRun {
   }
 
   void build_decoder() {
-    const auto seed = static_cast<std::uint64_t>(job_.common.seed);
-    const double noise = job_.train.neftune_noise_alpha.value_or(0.0);
-    if (job_.model.method == Method::kFull) {
-      TrainingPlan plan;
-      plan.full = true;
-      plan.seed = seed;
-      plan.embedding_noise = noise;
-      decoder_ = base_.decoder(plan);
-    } else {
+    decoder_ = base_.decoder(training_plan(job_, start_.config, base_.config()));
+    if (job_.model.method != Method::kFull) {
       lora_ = start_.config;
-      TrainingPlan plan = make_training_plan(lora_, base_.config(), seed);
-      plan.embedding_noise = noise;
-      decoder_ = base_.decoder(plan);
-      decoder_->initialize_adapters(seed, job_.adapter.init_lora_weights == LoraInit::kGaussian);
+      decoder_->initialize_adapters(static_cast<std::uint64_t>(job_.common.seed),
+                                    job_.adapter.init_lora_weights == LoraInit::kGaussian);
       if (start_.from) put_adapter(*start_.from, *decoder_);
       lora_.target_modules = {target_names(), ""};
     }

@@ -127,11 +127,7 @@ class Planner {
   Planner(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data)
       : job_(job), model_(model), data_(data), config_(read_model_config(model)) {
     settings_ = base_settings(job, config_);
-    TrainingPlan plan;
-    plan.full = job.model.method == Method::kFull;
-    if (!plan.full) plan = make_training_plan(start.config, config_, static_cast<std::uint64_t>(job.common.seed));
-    plan.embedding_noise = job.train.neftune_noise_alpha.value_or(0.0);
-    decoder_ = std::make_unique<Decoder>(config_, planned_store(settings_), plan);
+    decoder_ = std::make_unique<Decoder>(config_, planned_store(settings_), training_plan(job, start.config, config_));
   }
 
   Json plan() {
@@ -174,6 +170,19 @@ class Planner {
 };
 
 }  // namespace
+
+TrainingPlan training_plan(const TrainJob& job, const LoraConfig& config, const ModelConfig& model) {
+  const auto seed = static_cast<std::uint64_t>(job.common.seed);
+  TrainingPlan plan;
+  if (job.model.method == Method::kFull) {
+    plan.full = true;
+    plan.seed = seed;
+  } else {
+    plan = make_training_plan(config, model, seed);
+  }
+  plan.embedding_noise = job.train.neftune_noise_alpha.value_or(0.0);
+  return plan;
+}
 
 AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
   AdapterOptions& options = job.adapter;

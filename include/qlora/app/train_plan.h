@@ -23,6 +23,9 @@ struct AdapterStart {
 // not given.
 AdapterStart resolve_adapter(TrainJob& job, const std::filesystem::path& model);
 
+// What is trained, and how: all of the model (method full), or the adapters of `config`.
+TrainingPlan training_plan(const TrainJob& job, const LoraConfig& config, const ModelConfig& model);
+
 BatchOptions batch_options(const TrainJob& job, const ModelConfig& model);
 
 // {"rows", "eval_rows", "steps", "steps_per_epoch", "tokens_per_epoch", "longest_batch": {"rows", "tokens", "labels"},
