@@ -349,8 +349,7 @@ class TokenAttention {
 }  // namespace
 
 // Backward takes more than forward. FlashAttention sums dq in float32, for 128 tokens a row more than there are, and
-// makes dq, and dk and dv for each query head; it takes the sums of d_out * out and a copy of lse. cuDNN (9.19, as
-// measured) takes three float32 copies of q, in deterministic mode one for each 128 keys of the longest row.
+// makes dq, and dk and dv for each query head; it takes the sums of d_out * out and a copy of lse.
 std::int64_t Attention::workspace(const BatchShape& shape) const {
   if (!gpu::serves(shape.device, dtype_) || dtype_ == at::kFloat || shape_.softcap != 0.0) return 0;
   constexpr std::int64_t kFloat = sizeof(float), kTile = 128;

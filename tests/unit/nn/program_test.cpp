@@ -242,7 +242,9 @@ TEST_F(Programs, RefuseAnArenaThatIsTooSmall) {
 
 // Both buffers of a cache grow with the batches, and programs that were bound before follow.
 TEST_F(Programs, OfACacheShareHostMemoryThatGrows) {
+  at::Tensor gradients;
   const auto loss_of = [&](Keep keep, const std::vector<std::int64_t>& sizes) {
+    parameters_.zero_grad();
     ProgramCache cache(blocks_, Pass::kTraining, uniform_keep(blocks_, keep), at::kCPU);
     std::vector<double> losses;
     for (const std::int64_t tokens : sizes) {
@@ -252,10 +254,14 @@ TEST_F(Programs, OfACacheShareHostMemoryThatGrows) {
       losses.push_back(program.output().item<double>());
     }
     EXPECT_EQ(cache.bindings(), 2);
+    gradients = parameters_.grads().clone();
     return losses;
   };
   const std::vector<std::int64_t> sizes = {8, 16, 8};
-  EXPECT_EQ(loss_of(Keep::kInputOnHost, sizes), loss_of(Keep::kAll, sizes));
+  const std::vector<double> losses = loss_of(Keep::kAll, sizes);
+  const at::Tensor kept = gradients;
+  EXPECT_EQ(loss_of(Keep::kInputOnHost, sizes), losses);
+  EXPECT_TRUE(gradients.equal(kept));
 }
 
 }  // namespace
