@@ -51,9 +51,10 @@ Model open_model(const Json& command) {
   settings.dtype = command.value("dtype", "float32") == "bfloat16" ? at::kBFloat16 : at::kFloat;
   keep_stored_nf4(read_model_config(command.at("model").get<std::string>()), {}, settings);
   Model model{std::make_unique<BaseModel>(command.at("model").get<std::string>(), settings), nullptr};
-  model.decoder = command.contains("adapter")
-                      ? model.base->decoder(load_lora_adapter(command.at("adapter").get<std::string>(), model.base->config()), 0)
-                      : model.base->decoder(TrainingPlan{});
+  model.decoder =
+      command.contains("adapter")
+          ? model.base->decoder(load_lora_adapter(command.at("adapter").get<std::string>(), model.base->config()), 0)
+          : model.base->decoder(TrainingPlan{});
   return model;
 }
 
