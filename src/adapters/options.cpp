@@ -80,7 +80,11 @@ void declare(Schema<AdapterOptions>& schema) {
   schema.key("lora_alpha", &A::lora_alpha, "Adapters are scaled by lora_alpha / lora_r.")
       .above(0)
       .synonym("scale", "a number, which is multiplied by lora_r", alpha_of_scale);
-  schema.key("lora_dropout", &A::lora_dropout, "Dropout of an adapter's input.").at_least(0).below(1);
+  schema
+      .key("lora_dropout", &A::lora_dropout,
+           "Dropout of an adapter's input. Adapters on experts have none: there the default is 0.")
+      .at_least(0)
+      .below(1);
   schema
       .key("lora_target_modules", &A::lora_target_modules,
            "Which modules carry an adapter: all-linear (all but the output head), names (embed_tokens and lm_head, "
