@@ -126,7 +126,14 @@ fs::path model_folder_of(const ModelOptions& options) {
   if (options.model_name_or_path.empty()) throw UsageError("model_name_or_path: name the model's folder");
   const std::string& name = options.model_name_or_path;
   if (fs::is_directory(name)) return name;
-  if (names_hub_repository(name)) return fetch_model(name, options.model_revision, /*weights=*/false);
+  if (names_hub_repository(name)) {
+    try {
+      return fetch_model(name, options.model_revision, /*weights=*/false);
+    } catch (const NetworkError& error) {
+      throw NetworkError(
+          fmt::format("{} (there is no folder {} here, so it was looked for on the Hub)", error.what(), name));
+    }
+  }
   throw DataError(fmt::format("model_name_or_path: {} is no folder{}", name,
                               is_hub_name(name) ? fmt::format(" (and as a folder {} is here, no model of the Hub)",
                                                               fs::path(name).parent_path().string())

@@ -59,6 +59,8 @@ std::vector<SpiderQuestion> questions_of(const Dataset& dataset) {
 template <typename T>
 void take_part(std::vector<T>& items, const EvalOptions& options) {
   const size_t begin = std::min(static_cast<size_t>(options.offset), items.size());
+  if (begin > 0 && begin == items.size())
+    throw UsageError(fmt::format("offset: there are {} rows, none is left after {}", items.size(), options.offset));
   items.erase(items.begin(), items.begin() + static_cast<std::ptrdiff_t>(begin));
   if (options.limit) items.resize(std::min(items.size(), static_cast<size_t>(*options.limit)));
 }

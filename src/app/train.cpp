@@ -109,6 +109,7 @@ class TrainRun {
     require_folder(output_);
     if (auto finished = finished_result()) return print(*finished);
     const auto checkpoint = checkpoint_to_resume();
+    check_memory(job_, model_, start_, data_);
     build_decoder();
     Trainer trainer(*decoder_, data_.train, data_.eval ? &*data_.eval : nullptr, trainer_settings());
     if (checkpoint) trainer.resume(*checkpoint);

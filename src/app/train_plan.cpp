@@ -130,6 +130,12 @@ class Planner {
     decoder_ = std::make_unique<Decoder>(config_, planned_store(settings_), training_plan(job, start.config, config_));
   }
 
+  void check_memory() {
+    const BatchOptions options = batch_options(job_, config_);
+    const std::int64_t per_epoch = Batcher(data_.train, options).steps_per_epoch();
+    plan_run(*decoder_, job_.train, data_.train, options, total_steps(job_.train, per_epoch), 0);
+  }
+
   Json plan() {
     const BatchOptions options = batch_options(job_, config_);
     const std::int64_t per_epoch = Batcher(data_.train, options).steps_per_epoch();
@@ -234,6 +240,10 @@ BatchOptions batch_options(const TrainJob& job, const ModelConfig& model) {
           job.data.max_length.value_or(model.longest_row()),
           job.data.shuffle,
           static_cast<std::uint64_t>(job.common.seed)};
+}
+
+void check_memory(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data) {
+  if (job.train.max_memory_gib) Planner(job, model, start, data).check_memory();
 }
 
 Json plan_training(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data) {

@@ -52,6 +52,19 @@ std::string RowEncoder::render_messages(const Conversation& chat, std::size_t co
   return template_->render(all);
 }
 
+// Where the content of message i begins in `text`, the rendering up to that message: where one that says something else
+// parts from it. 0 where the content is no text.
+std::size_t RowEncoder::content_begin(const Conversation& chat, std::size_t i, const std::string& text) const {
+  Json messages = chat.messages;
+  Json& content = messages[i]["content"];
+  if (!content.is_string()) return 0;
+  const auto answer = content.get<std::string>();
+  const bool begins_with_a =
+      answer.find_first_not_of(" \t\r\n") != std::string::npos && answer[answer.find_first_not_of(" \t\r\n")] == 'a';
+  content = begins_with_a ? "b" : "a";
+  return common_prefix(text, render_messages({chat.variables, messages}, i + 1, false));
+}
+
 // The bytes of message i, if the renderings before and after it are prefixes of each other and of the whole text.
 std::optional<ByteSpan> RowEncoder::answer_span(const Conversation& chat, std::size_t i, Rendered& rendered) const {
   const bool last_message = i + 1 == chat.messages.size();
@@ -61,12 +74,12 @@ std::optional<ByteSpan> RowEncoder::answer_span(const Conversation& chat, std::s
     rendered.prompt = before;
     if (!rendered.text.starts_with(after)) return std::nullopt;
     if (after.starts_with(before)) return ByteSpan{before.size(), after.size()};
-    // The generation prompt says more than the rendered turn ("<think>"): the answer begins where the two part, but not
-    // within the turns before it.
+    // The generation prompt says more than the rendered turn ("<think>"): the answer is what the turn says.
     const std::string history = render_messages(chat, i, false);
-    const auto begin = common_prefix(before, after);
     rendered.only_last = true;
-    if (after.starts_with(history) && begin >= history.size()) return ByteSpan{begin, after.size()};
+    if (!after.starts_with(history)) return std::nullopt;
+    const std::size_t begin = content_begin(chat, i, after);
+    if (begin >= history.size()) return ByteSpan{begin, after.size()};
   } catch (const DataError&) {
     // A prefix may be no conversation of its own (an empty one, say), which the template may refuse.
   }
@@ -77,13 +90,8 @@ std::optional<ByteSpan> RowEncoder::answer_span(const Conversation& chat, std::s
 // of a prompt alone). What is trained is what would be generated: the prompt, and of the whole rendering what stands
 // behind the place where it reads like the prompt's end for the longest stretch before the answer.
 void RowEncoder::join_prompt_and_answer(const Conversation& chat, Rendered& rendered) const {
-  Json messages = chat.messages;
-  Json& content = messages.back()["content"];
-  if (!rendered.prompt || !content.is_string()) return;
-  const auto answer = content.get<std::string>();
-  content = answer.starts_with("a") ? "b" : "a";
-  const std::size_t begin =
-      common_prefix(rendered.text, render_messages({chat.variables, messages}, messages.size(), false));
+  if (!rendered.prompt) return;
+  const std::size_t begin = content_begin(chat, chat.messages.size() - 1, rendered.text);
   std::size_t joint = 0, longest = 0;
   for (std::size_t end = 1; end <= begin; ++end) {
     const std::size_t size = common_suffix(*rendered.prompt, rendered.text, end);

@@ -125,9 +125,10 @@ void refuse_host(const Decoder& decoder, const HostBytes& host) {
 
 [[noreturn]] void refuse_limit(double gib, const MemoryBytes& bytes) {
   throw OutOfMemory(fmt::format(
-      "max_memory_gib: {:g} GiB do not suffice: weights take {:.2f} GiB, all else at least {:.2f}; lower "
-      "per_device_train_batch_size or max_length",
-      gib, static_cast<double>(bytes.weights) / kGib, static_cast<double>(bytes.total() - bytes.weights) / kGib));
+      "max_memory_gib: {:g} GiB do not suffice: weights take {:.2f} GiB, all else at least {:.2f}; raise it, or {}",
+      gib, static_cast<double>(bytes.weights) / kGib, static_cast<double>(bytes.total() - bytes.weights) / kGib,
+      static_cast<double>(bytes.weights) / kGib < gib ? "lower per_device_train_batch_size or max_length"
+                                                      : "take a smaller model"));
 }
 
 // "weights 0.583, dequantized 0.042 GiB"

@@ -35,6 +35,10 @@ BatchOptions batch_options(const TrainJob& job, const ModelConfig& model);
 Json plan_training(const TrainJob& job, const std::filesystem::path& model, const AdapterStart& start,
                    const TrainingData& data);
 
+// Throws before any weight is read what a run would throw for a max_memory_gib that does not suffice.
+void check_memory(const TrainJob& job, const std::filesystem::path& model, const AdapterStart& start,
+                  const TrainingData& data);
+
 // The plan for a reader.
 std::string plan_text(const Json& plan);
 

@@ -96,6 +96,7 @@ class RowEncoder {
   Rendered render_completion(const Example& example) const;
   std::string render_messages(const Conversation& chat, std::size_t count, bool generation) const;
   std::optional<ByteSpan> answer_span(const Conversation& chat, std::size_t i, Rendered& rendered) const;
+  std::size_t content_begin(const Conversation& chat, std::size_t i, const std::string& text) const;
   void join_prompt_and_answer(const Conversation& chat, Rendered& rendered) const;
   Json variables_of(const Example& example) const;
   Encoding encode_text(const std::string& text, bool add_special_tokens) const;

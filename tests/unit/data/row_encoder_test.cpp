@@ -77,10 +77,12 @@ TEST(Render, AGenerationPromptThatSaysMoreThanTheTurn) {
                              return variables["add_generation_prompt"].get<bool>() ? text + "<think>\n" : text;
                            }),
                            DataOptions{});
-  const Rendered rendered = encoder.render(chat({{"user", "q"}, {"assistant", "a"}}));
-  EXPECT_EQ(learnt(encoder.encode(rendered)), "a<|end|>");
-  EXPECT_TRUE(rendered.only_last);
-  EXPECT_THAT(*rendered.prompt, HasSubstr("[assistant]<think>"));
+  for (const char* answer : {"a", "<thead>", "", "<think>\nso"}) {  // also one that begins as the prompt ends
+    const Rendered rendered = encoder.render(chat({{"user", "q"}, {"assistant", answer}}));
+    EXPECT_EQ(learnt(encoder.encode(rendered)), std::string(answer) + "<|end|>");
+    EXPECT_EQ(rendered.only_last, std::string(answer) != "<think>\nso");
+    EXPECT_THAT(*rendered.prompt, HasSubstr("[assistant]<think>"));
+  }
 }
 
 // As Mistral-Nemo's: the system message stands in the last turn of a user, and nowhere once an answer follows.
