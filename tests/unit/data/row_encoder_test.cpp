@@ -77,12 +77,16 @@ TEST(Render, AGenerationPromptThatSaysMoreThanTheTurn) {
                              return variables["add_generation_prompt"].get<bool>() ? text + "<think>\n" : text;
                            }),
                            DataOptions{});
-  for (const char* answer : {"a", "<thead>", "", "<think>\nso"}) {  // also one that begins as the prompt ends
-    const Rendered rendered = encoder.render(chat({{"user", "q"}, {"assistant", answer}}));
-    EXPECT_EQ(learnt(encoder.encode(rendered)), std::string(answer) + "<|end|>");
-    EXPECT_EQ(rendered.only_last, std::string(answer) != "<think>\nso");
-    EXPECT_THAT(*rendered.prompt, HasSubstr("[assistant]<think>"));
+  const auto render = [&](const std::string& answer) {
+    return encoder.render(chat({{"user", "q"}, {"assistant", answer}}));
+  };
+  for (const std::string answer : {"a", "<thead>", ""}) {  // also one that begins as the prompt ends
+    EXPECT_EQ(learnt(encoder.encode(render(answer))), answer + "<|end|>");
+    EXPECT_TRUE(render(answer).only_last);
+    EXPECT_THAT(*render(answer).prompt, HasSubstr("[assistant]<think>"));
   }
+  EXPECT_EQ(learnt(encoder.encode(render("<think>\nso"))), "so<|end|>");  // it goes on from the prompt
+  EXPECT_FALSE(render("<think>\nso").only_last);
 }
 
 // As Mistral-Nemo's: the system message stands in the last turn of a user, and nowhere once an answer follows.
