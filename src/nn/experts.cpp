@@ -31,7 +31,7 @@ at::Tensor scaled(const at::Tensor& buffer, const at::Tensor& h, const at::Tenso
 }
 
 // sum[tokens] += rows. A token comes once: nothing depends on the order in which a GPU adds.
-void add_rows(at::Tensor sum, const at::Tensor& tokens, const at::Tensor& rows) {
+void add_rows(const at::Tensor& sum, const at::Tensor& tokens, const at::Tensor& rows) {
   sum.index_add_(0, tokens, rows.to(sum.scalar_type()));
 }
 

@@ -43,7 +43,7 @@ bool owns_its_storage(const at::Tensor& values) {
 }  // namespace
 
 WeightStore::WeightStore(at::Device device, at::ScalarType dtype, WeightPolicy policy)
-    : device_(device), dtype_(dtype), policy_(policy), cache_left_(policy.dequantize_cache_bytes) {}
+    : device_(device), dtype_(dtype), policy_(std::move(policy)), cache_left_(policy_.dequantize_cache_bytes) {}
 
 WeightStore::Group WeightStore::add(std::vector<WeightMember> members) {
   if (const auto known = places_.find(members.at(0).name); known != places_.end()) return known->second.first;
@@ -210,7 +210,7 @@ at::Tensor WeightStore::decoded(Group id, Form form) {
     scratch_ = at::empty({largest}, at::TensorOptions().device(device_).dtype(at::kByte));
     in_scratch_ = {};
   }
-  const at::Tensor out = scratch_.narrow(0, 0, bytes).view(type).view(shape);
+  at::Tensor out = scratch_.narrow(0, 0, bytes).view(type).view(shape);
   if (in_scratch_ != Scratch{id, form}) decode_into(group, form, out);
   in_scratch_ = {id, form};
   return out;

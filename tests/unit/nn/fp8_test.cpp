@@ -29,7 +29,8 @@ Fp8Rows rows_for(const at::Tensor& x) {
 
 class Fp8 : public testing::Test {
  protected:
-  explicit Fp8(WeightPolicy policy = {.quantize = true, .fp8 = true}) : store_(at::kCPU, at::kFloat, policy) {
+  explicit Fp8(WeightPolicy policy = {.quantize = true, .fp8 = true})
+      : store_(at::kCPU, at::kFloat, std::move(policy)) {
     at::manual_seed(5);
     group_ = store_.add({{"q", {32, kIn}, true}, {"v", {16, kIn}, true}});
     store_.put("q", at::randn({32, kIn}) * 0.02);
