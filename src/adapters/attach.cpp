@@ -55,6 +55,12 @@ std::string last_part(const std::string& module) {
   return module.substr(module.rfind('.') + 1);
 }
 
+std::set<std::string> last_parts(const std::vector<std::string>& modules) {
+  std::set<std::string> parts;
+  for (const std::string& module : modules) parts.insert(last_part(module));
+  return parts;
+}
+
 void check_modules_to_save(const LoraConfig& config, const ModelConfig& model) {
   const ModuleNames names = module_names(model);
   std::vector<std::string> whole = names.norms;
@@ -68,11 +74,9 @@ void check_modules_to_save(const LoraConfig& config, const ModelConfig& model) {
           fmt::format("modules_to_save: '{}' names linears of the blocks, which are not trained whole yet", name));
     }
     if (std::any_of(whole.begin(), whole.end(), ends)) continue;
-    std::set<std::string> parts;
-    for (const std::string& module : whole) parts.insert(module.substr(module.rfind('.') + 1));
     throw UsageError(
         fmt::format("modules_to_save: '{}' is no module of this model that is trained whole; there are: {}", name,
-                    fmt::join(parts, ", ")));
+                    fmt::join(last_parts(whole), ", ")));
   }
 }
 
@@ -109,9 +113,8 @@ bool check_expert_adapters(const LoraConfig& config, const ModelConfig& model) {
   if (config.lora_dropout > 0.0) refuse("lora_dropout", "adapters on experts and routers have none; set it to 0");
   if (config.use_dora) refuse("use_dora", "adapters on experts and routers have no magnitudes");
   if (!experts.empty() && config.use_rslora) refuse("use_rslora", "adapters on experts are scaled by alpha / r");
-  std::set<std::string> parts;
+  const std::set<std::string> parts = last_parts(experts);
   for (const std::string& module : experts) {
-    parts.insert(last_part(module));
     const auto r = static_cast<double>(config.r);
     if (lora_rank(config, module) == config.r && lora_scale(config, module) == config.lora_alpha / r) continue;
     refuse("rank_pattern", fmt::format("'{}' has a rank or alpha of its own", module));
@@ -130,10 +133,8 @@ TrainingPlan make_training_plan(const LoraConfig& config, const ModelConfig& mod
   const AdaptableModules modules = adaptable_modules(model);
   const std::vector<std::string> targets = lora_targets(config, modules.all, modules.apart);
   if (targets.empty()) {
-    std::set<std::string> parts;
-    for (const std::string& module : modules.all) parts.insert(module.substr(module.rfind('.') + 1));
-    throw UsageError(
-        fmt::format("lora_target_modules: names no module of this model; it has {}", fmt::join(parts, ", ")));
+    throw UsageError(fmt::format("lora_target_modules: names no module of this model; it has {}",
+                                 fmt::join(last_parts(modules.all), ", ")));
   }
   check_modules_to_save(config, model);
   const ModuleNames names = module_names(model);

@@ -130,15 +130,10 @@ class Planner {
     decoder_ = std::make_unique<Decoder>(config_, planned_store(settings_), training_plan(job, start.config, config_));
   }
 
-  void check_memory() {
-    const BatchOptions options = batch_options(job_, config_);
-    const std::int64_t per_epoch = Batcher(data_.train, options).steps_per_epoch();
-    plan_run(*decoder_, job_.train, data_.train, options, total_steps(job_.train, per_epoch), 0);
-  }
+  void check_memory() { run_plan(0); }
 
   Json plan() {
-    const BatchOptions options = batch_options(job_, config_);
-    const std::int64_t per_epoch = Batcher(data_.train, options).steps_per_epoch();
+    const std::int64_t per_epoch = steps_per_epoch();
     const std::int64_t steps = total_steps(job_.train, per_epoch);
     const std::int64_t frozen = missing_elements(decoder_->store());
     const std::int64_t trained = decoder_->parameters().size();
@@ -153,7 +148,7 @@ class Planner {
               {"trainable_parameters", trained}};
     std::int64_t evaluation = 0;
     if (!job_.train.eval_tasks.empty()) evaluation = TrainingEvaluation(job_, model_, data_).bytes(*decoder_);
-    const RunPlan run = plan_run(*decoder_, job_.train, data_.train, options, steps, evaluation);
+    const RunPlan run = run_plan(evaluation);
     const PackedBatch& longest = run.largest.front().batch;
     plan["longest_batch"] = {
         {"rows", longest.sequences()}, {"tokens", longest.tokens()}, {"labels", longest.targets.size()}};
@@ -167,6 +162,14 @@ class Planner {
   }
 
  private:
+  std::int64_t steps_per_epoch() const { return Batcher(data_.train, batch_options(job_, config_)).steps_per_epoch(); }
+
+  // Throws where the memory does not suffice. `evaluation`: bytes that eval_tasks take.
+  RunPlan run_plan(std::int64_t evaluation) const {
+    return plan_run(*decoder_, job_.train, data_.train, batch_options(job_, config_),
+                    total_steps(job_.train, steps_per_epoch()), evaluation);
+  }
+
   const TrainJob& job_;
   fs::path model_;
   const TrainingData& data_;

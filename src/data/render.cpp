@@ -59,9 +59,8 @@ std::size_t RowEncoder::content_begin(const Conversation& chat, std::size_t i, c
   Json& content = messages[i]["content"];
   if (!content.is_string()) return 0;
   const auto answer = content.get<std::string>();
-  const bool begins_with_a =
-      answer.find_first_not_of(" \t\r\n") != std::string::npos && answer[answer.find_first_not_of(" \t\r\n")] == 'a';
-  content = begins_with_a ? "b" : "a";
+  const std::size_t first = answer.find_first_not_of(" \t\r\n");
+  content = first != std::string::npos && answer[first] == 'a' ? "b" : "a";
   return common_prefix(text, render_messages({chat.variables, messages}, i + 1, false));
 }
 
