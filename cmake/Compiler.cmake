@@ -30,7 +30,9 @@ if(QLORA_CCACHE)
 endif()
 set(CMAKE_PCH_INSTANTIATE_TEMPLATES OFF)
 
-find_program(QLORA_MOLD mold)
-if(QLORA_MOLD)
-  add_link_options(-fuse-ld=mold)
+# Not mold: the 1.10 of Debian 12 starts PT_GNU_RELRO at a .tbss that may lie in the page before the segment, and a
+# program laid out so does not load ("cannot apply additional memory protection after relocation").
+find_program(QLORA_LLD ld.lld)
+if(QLORA_LLD)
+  add_link_options(-fuse-ld=lld)
 endif()
