@@ -1,5 +1,7 @@
 #include <cuda_fp8.h>
 
+#include "qlora/quant/e4m3.h"
+
 #include "kernels/common.cuh"
 #include "kernels/fp8.h"
 #include "kernels/nf4_block.cuh"
@@ -8,8 +10,6 @@ namespace qlora::kernels {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr float kLargest = 448.0F;
-constexpr float kSmallestScaled = 1e-30F;  // a row whose largest is below counts as if it were this: 448 / m is finite
 
 __device__ __forceinline__ unsigned two_codes(float low, float high) {
   return __nv_cvt_float2_to_fp8x2(make_float2(low, high), __NV_SATFINITE, __NV_E4M3);
@@ -34,8 +34,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < V; ++i) largest = fmaxf(largest, fabsf(pack[i]));
   }
   largest = fmaxf(block_max(largest, shared), kSmallestScaled);
-  const float inverse = __fdiv_rn(kLargest, largest);
-  if (threadIdx.x == 0) scales[blockIdx.x] = __fdiv_rn(largest, kLargest) * *factor;
+  const float inverse = __fdiv_rn(kLargestE4m3, largest);
+  if (threadIdx.x == 0) scales[blockIdx.x] = __fdiv_rn(largest, kLargestE4m3) * *factor;
   for (std::int64_t c = threadIdx.x * V; c < columns; c += kThreads * V) {
     const auto pack = Pack<T, V>::load(x + begin + c);
     float v[V];

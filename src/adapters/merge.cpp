@@ -31,7 +31,7 @@ MergedTensor merge_linear(const at::Tensor& base, const std::string& module, con
         throw UsageError(fmt::format("'{}': an adapter with DoRA is merged alone, with weight 1", module));
       }
       const at::Tensor magnitude = to_tensor(*matrices.magnitude, module).to(at::kFloat);
-      sum.mul_((magnitude / at::linalg_vector_norm(sum, 2, {{1}})).unsqueeze(1));
+      sum.mul_((magnitude / at::linalg_vector_norm(sum, 2, at::IntArrayRef{1})).unsqueeze(1));
     }
   }
   if (!at::isfinite(sum).all().item<bool>()) throw DataError(fmt::format("'{}': merging makes NaN or Inf", module));

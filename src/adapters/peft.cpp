@@ -212,6 +212,7 @@ void check_lora_adapter(const LoraAdapter& adapter, const std::map<std::string, 
     }
   }
   std::vector<std::string> names;
+  names.reserve(weights.size());
   for (const auto& [name, shape] : weights) names.push_back(name);
   for (const std::string& module : lora_targets(adapter.config, names, apart)) {
     if (!present.contains(module)) {

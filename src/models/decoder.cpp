@@ -126,7 +126,7 @@ void Decoder::initialize_adapters(std::uint64_t seed, bool gaussian) {
     parameters_.value(place.b).zero_();
     if (place.magnitude >= 0) {
       const at::Tensor weight = store_->dequantized(place.linear + ".weight");
-      parameters_.value(place.magnitude).copy_(at::linalg_vector_norm(weight, 2, {{1}}));
+      parameters_.value(place.magnitude).copy_(at::linalg_vector_norm(weight, 2, at::IntArrayRef{1}));
     }
   }
   parameters_.refresh_compute();

@@ -4,22 +4,20 @@
 #include <ATen/ops/empty.h>
 
 #include "qlora/nn/kernels.h"
+#include "qlora/quant/e4m3.h"
 
 #include "cublas_lt.h"
 
 namespace qlora {
 namespace {
 
-constexpr double kLargest = 448.0;         // of e4m3
-constexpr double kSmallestScaled = 1e-30;  // as in the kernel
-
 void quantize_rows(const at::Tensor& x, const at::Tensor& factor, const Fp8Rows& rows) {
   if (gpu::serves(x)) return gpu::fp8_quantize_rows(x, factor, rows.codes, rows.scales);
   const at::Tensor wide = x.to(at::kFloat);
   // NaN does not count for the largest; it stays in the codes.
   const at::Tensor largest = wide.abs().nan_to_num(0.0).amax(1, /*keepdim=*/true).clamp_min(kSmallestScaled);
-  rows.codes.copy_(wide * (kLargest / largest));
-  rows.scales.copy_((largest / kLargest * factor).squeeze(1));
+  rows.codes.copy_(wide * (kLargestE4m3 / largest));
+  rows.scales.copy_((largest / kLargestE4m3 * factor).squeeze(1));
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ void Projection::compute_norms(const OperationViews& v) {
       const at::Tensor rows = v.buffers[kAdaptedRows].narrow(0, 0, count);
       rows.copy_(weight.narrow(0, s.begin + begin, count));
       gemm(rows, b.narrow(0, begin, count), a, {s.scale, rows, {}});
-      norms.narrow(0, s.begin + begin, count).copy_(at::linalg_vector_norm(rows, 2, {{1}}));
+      norms.narrow(0, s.begin + begin, count).copy_(at::linalg_vector_norm(rows, 2, at::IntArrayRef{1}));
     }
   }
 }

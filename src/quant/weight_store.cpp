@@ -12,14 +12,13 @@
 #include <fmt/format.h>
 
 #include "qlora/core/error.h"
+#include "qlora/quant/e4m3.h"
 #include "qlora/quant/nf4_arithmetic.h"
 #include "qlora/quant/nf4_cuda.h"
 #include "qlora/quant/pinned.h"
 
 namespace qlora {
 namespace {
-
-constexpr double kLargestFp8 = 448.0;  // of e4m3
 
 std::int64_t tensor_bytes(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.numel() * static_cast<std::int64_t>(tensor.element_size()) : 0;
@@ -181,7 +180,7 @@ Fp8Weight WeightStore::materialize_fp8(Group id, bool transposed) {
   if (!group.fp8_scale.defined()) {
     at::Tensor largest = nf4_largest(group.slots.front().codes);
     for (const Slot& slot : group.slots) largest = at::maximum(largest, nf4_largest(slot.codes));
-    const at::Tensor scale = largest.clamp_min(kSmallestNormal) / kLargestFp8;
+    const at::Tensor scale = largest.clamp_min(kSmallestNormal) / kLargestE4m3;
     group.fp8_scale = at::stack({scale, scale.reciprocal()});
   }
   return {decoded(id, transposed ? kFp8Transposed : kFp8), group.fp8_scale};

@@ -21,6 +21,8 @@ constexpr std::string_view kShared = R"jinja({%- macro refuse(what) -%}
 {%- for part in message.content -%}
 {%- if part.type == 'text' and part.text is string -%}
 {{ part.text }}
+{%- elif part.type == 'text' -%}
+{{ raise_exception("a part of type 'text' has no 'text'") }}
 {%- else -%}
 {{ refuse("part of type '" ~ part.type ~ "'") }}
 {%- endif -%}

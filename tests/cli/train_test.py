@@ -184,6 +184,10 @@ class TrainTest(TrainRuns):
         self.assertEqual(result.returncode, 2)
         self.assertIn("load_in_4bit: false contradicts the checkpoint", result.stderr)
 
+    def test_adapter_keys_without_effect_are_named(self):
+        log = self.succeed(self.out, "--dry-run", method="full", lora_r=4, use_dora="true").stderr
+        self.assertRegex(log, "method full trains no adapter; without effect: .*lora_r.*use_dora")
+
     def test_modules_to_save_that_are_none_are_refused(self):
         for name, words in (("mlp", "'mlp' is no module of this model that is trained whole; there are: embed_tokens, input_layernorm"),
                             ("q_proj", "'q_proj' names linears of the blocks")):

@@ -136,11 +136,13 @@ TEST_F(ModelFolder, BuiltInTemplatesLoseNothing) {
       const std::string turn = std::string(R"([{"role": "user", "content": )") + content + "}]";
       EXPECT_THAT(refusal(name, turn.c_str()), HasSubstr("a turn of role 'user' has no text")) << name << content;
     }
-    for (const char* part : {R"({"type": "image", "image": "a.png"})", R"({"type": "image", "text": "a"})",
-                             R"({"type": "text"})", R"({"type": "text", "text": 5})", R"("a")"}) {
-      const std::string turn = std::string(R"([{"role": "user", "content": [)") + part + "]}]";
-      EXPECT_THAT(refusal(name, turn.c_str()), HasSubstr("renders no part of type")) << name << part;
-    }
+    const auto refused_part = [&](const char* part) {
+      return refusal(name, (std::string(R"([{"role": "user", "content": [)") + part + "]}]").c_str());
+    };
+    for (const char* part : {R"({"type": "image", "image": "a.png"})", R"({"type": "image", "text": "a"})", R"("a")"})
+      EXPECT_THAT(refused_part(part), HasSubstr("renders no part of type")) << name << part;
+    for (const char* part : {R"({"type": "text"})", R"({"type": "text", "text": 5})"})
+      EXPECT_THAT(refused_part(part), HasSubstr("a part of type 'text' has no 'text'")) << name << part;
   }
 }
 
