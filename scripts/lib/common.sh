@@ -45,10 +45,13 @@ any_nvcc() {
 
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
 
+# Without OMP_NUM_THREADS: nproc takes that for the number of cores.
+core_count() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; }
+
 # Compile jobs: one a core, but no more than the free memory allows at about 2 GB each.
 compile_jobs() {
   local cores memory_kb limit
-  cores=$(nproc)
+  cores=$(core_count)
   memory_kb=$(awk '/^MemAvailable:/ {print $2}' /proc/meminfo)
   if [ -r /sys/fs/cgroup/memory.max ]; then
     limit=$(cat /sys/fs/cgroup/memory.max)
