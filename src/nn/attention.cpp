@@ -181,7 +181,9 @@ void packed_forward(const Batch& batch, const at::Tensor& qkv, const AttentionSh
 
 void packed_backward(const Batch& batch, const at::Tensor& qkv, const AttentionShape& s, const at::Tensor& out,
                      const at::Tensor& lse, const at::Tensor& d_out, const at::Tensor& d_qkv) {
-  if (cudnn_attention_backward(batch, s, qkv, out, lse, d_out, d_qkv)) return gpu::zero_tail(d_qkv, batch.bounds);
+  if (!batch.lean && cudnn_attention_backward(batch, s, qkv, out, lse, d_out, d_qkv)) {
+    return gpu::zero_tail(d_qkv, batch.bounds);
+  }
   const PackedViews p = packed_views(qkv, s);
   const PackedViews d = packed_views(d_qkv, s);
   const auto heads = [&](const at::Tensor& t) { return t.view({t.size(0), s.heads, s.head_dim}); };
@@ -359,7 +361,7 @@ std::int64_t Attention::workspace(const BatchShape& shape) const {
   const std::int64_t flash = kFloat * padded * (shape_.query_columns() + shape_.heads) +
                              element * shape.tokens * (shape_.query_columns() + 2 * shape_.kv_columns() + wide_keys) +
                              kFloat * shape.tokens * shape_.heads;
-  return std::max(flash, cudnn_attention_workspace(shape, shape_, dtype_));
+  return shape.lean ? flash : std::max(flash, cudnn_attention_workspace(shape, shape_, dtype_));
 }
 
 OperationPlan Attention::plan(const BatchShape& shape) const {

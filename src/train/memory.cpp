@@ -114,6 +114,11 @@ void move_lasting(const Decoder& decoder, const TrainOptions& options, const std
   }
 }
 
+void set_lean(RunPlan& plan, bool lean) {
+  plan.lean = lean;
+  for (LargestBatch& b : plan.largest) b.shape.lean = lean;
+}
+
 void refuse_host(const Decoder& decoder, const HostBytes& host) {
   const std::int64_t free = free_memory(at::kCPU);
   if (decoder.store().planned() || host.total() <= free) return;
@@ -281,6 +286,8 @@ RunPlan plan_run(const Decoder& decoder, const TrainOptions& options, const Prep
     const std::size_t smallest = keeps_all ? 0 : level_of(blocks, Keep::kInputOnly);
     move_lasting(
         decoder, options, [&] { return fits(smallest); }, plan);
+    const std::size_t last = keeps_all ? 0 : level_of(blocks, Keep::kInputOnHost);
+    if (!options.deterministic && !fits(last)) set_lean(plan, true);
   }
   plan.keep = choose_keep(options.gradient_checkpointing, blocks, plan.largest, limit - plan.bytes.total());
   const ActivationBytes activations = activation_bytes(blocks, plan.keep, plan.largest);

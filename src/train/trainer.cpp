@@ -77,6 +77,7 @@ Trainer::Trainer(Decoder& decoder, const PreparedSet& train, const PreparedSet* 
   if (plan_.host.total() > 0) log_info("memory: pinned on the host {}", plan_.host.text());
   if (plan_.pages_optimizer)
     log_info("memory: the moments are paged, though optim does not ask for it, so that all fits");
+  if (plan_.lean) log_info("memory: attention's backward pass takes its slower form, so that all fits");
   if (plan_.host.embedding > 0) decoder.move_embedding_to_host();
   AdamWSettings adamw = adamw_settings(o);
   adamw.paged = adamw.paged || plan_.pages_optimizer;
@@ -177,6 +178,14 @@ double Trainer::peak_gib() const {
   return static_cast<double>(peak_bytes_) / kGib;
 }
 
+Batch Trainer::training_batch(const PackedBatch& packed, std::int64_t targets_of_step, std::int64_t step,
+                              double scale) const {
+  Batch batch = to_device_batch(packed, targets_of_step, static_cast<std::uint64_t>(step), /*training=*/true,
+                                decoder_.device(), scale);
+  batch.lean = plan_.lean;
+  return batch;
+}
+
 // Compiles for the largest batches, so that no later one needs more memory. On a GPU the first of them also runs, for
 // what is only taken then; its gradients are dropped, and its rows come again in their place.
 void Trainer::probe_memory() {
@@ -184,7 +193,7 @@ void Trainer::probe_memory() {
   const at::Device device = decoder_.device();
   try {
     for (const LargestBatch& largest : plan_.largest) {
-      const Batch batch = to_device_batch(largest.batch, 1, 0, /*training=*/true, device);
+      const Batch batch = training_batch(largest.batch, 1, 0);
       if (device.is_cpu()) {
         programs_->program_for(batch);
       } else {
@@ -230,8 +239,7 @@ void Trainer::step(StepRows rows) {
   decoder_.parameters().zero_grad();
   at::Tensor loss = at::zeros({}, at::TensorOptions().device(device).dtype(at::kDouble));
   for (std::size_t m = 0; m < rows.micro_batches.size(); ++m) {
-    const Batch batch = to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(step_),
-                                        /*training=*/true, device, loss_scale_);
+    const Batch batch = training_batch(rows.batch(train_, m), rows.targets, step_, loss_scale_);
     loss.add_(runner_->run(batch).squeeze(0));
   }
   if (loss_scale_ != 1.0) {
@@ -313,9 +321,7 @@ void Trainer::repeat_at_lower_scale(PendingStep failed) {
 void Trainer::report_divergence(const StepRows& rows, const StepMetrics& metrics) {
   std::string where = "gradients of the parameters";
   for (std::size_t m = 0; m < rows.micro_batches.size(); ++m) {
-    const Batch batch =
-        to_device_batch(rows.batch(train_, m), rows.targets, static_cast<std::uint64_t>(metrics.step - 1),
-                        /*training=*/true, decoder_.device());
+    const Batch batch = training_batch(rows.batch(train_, m), rows.targets, metrics.step - 1);
     const std::string found = programs_->program_for(batch).first_non_finite(batch);
     if (found.empty()) continue;
     std::vector<std::string> ids;

@@ -42,6 +42,7 @@ inline ModelConfig shape_of(const std::string& name) {
       {"Qwen3-0.6B", "llama", 1024, 28, 16, 8, 128, 3072, 151936, true},  // see head_norms
       {"Qwen1.5-1.8B", "qwen2", 2048, 24, 16, 16, 128, 5504, 151936, false},
       {"Qwen3-1.7B", "llama", 2048, 28, 16, 8, 128, 6144, 151936, true},
+      {"LFM2-2.6B", "lfm2", 2048, 30, 32, 8, 64, 10752, 65536, true},
       {"Llama-3.1-8B", "llama", 4096, 32, 32, 8, 128, 14336, 128256, false},
       {"Llama-2-70B", "llama", 8192, 80, 64, 8, 128, 28672, 32000, false},
   };
@@ -59,6 +60,12 @@ inline ModelConfig shape_of(const std::string& name) {
     c.vocabulary = r.vocabulary;
     c.tied_embeddings = r.tied;
     c.max_positions = 1 << 17;
+    if (c.model_type == "lfm2") {
+      c.head_norms = true;
+      c.convolution_size = 3;
+      c.layer_kinds.assign(static_cast<std::size_t>(c.layers), LayerKind::kConvolution);
+      for (const std::size_t attends : {2, 5, 9, 13, 17, 21, 24, 27}) c.layer_kinds[attends] = LayerKind::kAttention;
+    }
     return c;
   }
   TORCH_CHECK(false, "no shape '", name, "'");

@@ -57,7 +57,8 @@ std::unique_ptr<Decoder> make_decoder(const ModelConfig& config, at::Device devi
   const bool planned = number(options, "dry_run", 0) != 0;
   TrainingPlan plan;
   plan.lora = [dropout](const std::string& module) {
-    return module.ends_with("_proj") ? std::optional(LoraSettings{16, 2.0, dropout}) : std::nullopt;
+    const bool linear = module.ends_with("_proj") || module.find(".feed_forward.") != std::string::npos;
+    return linear ? std::optional(LoraSettings{16, 2.0, dropout}) : std::nullopt;
   };
   plan.seed = 1;
   const bool fp8 = number(options, "fp8", 0) != 0;
@@ -168,7 +169,7 @@ void measure(const std::string& name, const Options& options) {
   const std::int64_t accumulation = number(options, "accumulation", 4);
   const std::int64_t steps = number(options, "steps", 6);
   ModelConfig config = shape_of(name);
-  config.head_norms = number(options, "head_norms", 0) != 0;
+  config.head_norms = config.head_norms || number(options, "head_norms", 0) != 0;
   if (number(options, "deterministic", 0) != 0) {
     setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
     at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
@@ -205,7 +206,9 @@ void measure(const std::string& name, const Options& options) {
     for (std::int64_t m = 0; m < accumulation; ++m) {
       const PackedBatch rows = packed_rows(tokens, row, config.vocabulary, s * 16 + m);
       const auto targets = static_cast<std::int64_t>(rows.targets.size()) * accumulation;
-      loss.add_(runner.run(to_device_batch(rows, targets, static_cast<std::uint64_t>(s), true, device)).squeeze(0));
+      Batch batch = to_device_batch(rows, targets, static_cast<std::uint64_t>(s), true, device);
+      batch.lean = plan.lean;
+      loss.add_(runner.run(batch).squeeze(0));
     }
     const at::Tensor norm = optimizer.step(1e-3, 1.0, device.is_cpu() ? loss : loss.to(at::kFloat));
     return at::stack({loss, norm.to(at::kDouble)});

@@ -17,6 +17,7 @@ struct BatchShape {
   at::Device device = at::kCPU;
   std::int64_t rows = 0;    // the most rows and
   std::int64_t length = 0;  // the longest of them: no buffer rests on them, only OperationPlan::workspace
+  bool lean = false;        // backward passes take little workspace rather than little time
 
   friend bool operator==(const BatchShape&, const BatchShape&) = default;
 };
@@ -35,6 +36,7 @@ struct Batch {
   double loss_scale = 1.0;               // 1 / labelled tokens of the whole effective batch
   std::uint64_t step = 0;                // optimizer step: the key of dropout masks
   bool training = false;                 // dropout is on
+  bool lean = false;                     // as BatchShape::lean
 
   // What kernels read on the GPU in place of the host's fields, so that a captured graph sees each replay's values.
   // Undefined where only ATen forms will run.

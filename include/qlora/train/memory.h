@@ -77,6 +77,7 @@ struct RunPlan {
   std::int64_t merged = 1;       // micro-batches that run as one batch
   std::vector<Keep> keep;        // of each block
   bool pages_optimizer = false;  // though `optim` does not ask for it
+  bool lean = false;             // BatchShape::lean, of all batches
   std::vector<LargestBatch> largest;
   MemoryBytes bytes;
   HostBytes host;
@@ -88,6 +89,8 @@ struct RunPlan {
 // mode, whose numbers rest on nothing that the machine decides, nor with gradient_checkpointing: true, which asks for
 // the least memory. What does not fit on a GPU even if every block is computed again (as far as gradient_checkpointing
 // allows) goes to host memory, one after the other: the embedding's table, the optimizer's moments, blocks' inputs.
+// Where not even that suffices, attention's backward pass takes its slower form, which needs less workspace (not in
+// deterministic mode).
 // `evaluation_bytes` come on top of all else. Throws OutOfMemory where max_memory_gib or the host's memory does not
 // suffice.
 constexpr std::int64_t kMergedTokens = 8192;

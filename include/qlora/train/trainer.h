@@ -77,6 +77,8 @@ class Trainer {
   std::int64_t steps_done() const { return step_; }
 
  private:
+  Batch training_batch(const PackedBatch& packed, std::int64_t targets_of_step, std::int64_t step,
+                       double scale = 1.0) const;
   void probe_memory();
   using Clock = std::chrono::steady_clock;
   // A step that was begun. Its loss and gradient norm are on their way from the device; the host needs them when the

@@ -139,6 +139,33 @@ TEST_F(StepOnGpu, ATableOnTheHostTakesNoBytesOfTheDevice) {
   EXPECT_EQ(decoder->store().planned_bytes(), before - table);
 }
 
+// Rows that are long enough for cuDNN, whose backward pass takes more workspace.
+TEST_F(StepOnGpu, ALeanRunHasTheSameGradientsInLessMemory) {
+  const PreparedSet set = testing::rows_of({1500, 700, 1300});
+  const BatchOptions batches{3, 1, false, 0, true, 7};
+  const auto decoder = decoder_on({at::kCUDA, 0}, at::kBFloat16, 0.0);
+  TrainOptions options;
+  const auto plan_within = [&](std::int64_t bytes) {
+    options.max_memory_gib = (static_cast<double>(bytes) + 0.5) / (1 << 30) + 0.5;
+    return plan_run(*decoder, options, set, batches, 1);
+  };
+  options.gradient_checkpointing = Checkpointing::kOff;
+  const RunPlan wide = plan_within(std::int64_t{1} << 34);
+  const RunPlan lean = plan_within(wide.bytes.total() - decoder->movable_embedding_bytes() - wide.bytes.optimizer - 1);
+  EXPECT_FALSE(wide.lean);
+  ASSERT_TRUE(lean.lean) << lean.bytes.text();
+  EXPECT_LT(lean.bytes.workspaces, wide.bytes.workspaces);
+  const auto gradients = [&](const RunPlan& plan) {
+    ProgramCache programs(decoder->blocks(HeadKind::kLoss), Pass::kTraining, plan.keep, decoder->device());
+    Batch batch = to_device_batch(plan.largest.front().batch, 100, 0, /*training=*/true, decoder->device());
+    batch.lean = plan.lean;
+    decoder->parameters().zero_grad();
+    programs.program_for(batch).run(batch);
+    return decoder->parameters().grads().cpu();
+  };
+  EXPECT_LE(distance(gradients(lean), gradients(wide)), 2e-2);
+}
+
 // The levels that a run takes by itself, as its limit falls.
 TEST_F(StepOnGpu, RunsUnderALimitHaveTheAdapterOfThoseWithout) {
   at::globalContext().setDeterministicAlgorithms(true, false);
