@@ -9,7 +9,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/formats/mapped_file.h"
@@ -50,6 +49,7 @@ PartialResults::PartialResults(PartialResults&& other) noexcept
       identity_(std::move(other.identity_)),
       rows_(std::move(other.rows_)),
       descriptor_(std::exchange(other.descriptor_, -1)),
+      lock_(std::move(other.lock_)),
       synced_(other.synced_) {}
 
 PartialResults::~PartialResults() {
@@ -87,6 +87,7 @@ void PartialResults::open() {
   if (!fs::exists(path_)) write_file_atomically(path_, identity_.dump() + "\n");
   descriptor_ = ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
   if (descriptor_ < 0) fail(path_, "open it");
+  lock_ = std::make_unique<FolderLock>(path_.parent_path());
   synced_ = Clock::now();
 }
 

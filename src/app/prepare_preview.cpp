@@ -17,8 +17,11 @@ constexpr int kIgnored = -100;  // the label of a token without loss, as in tran
 void warn_about(const Example& example, const EncodedRow& row, const RowEncoder& encoder, const ModelLimits& limits) {
   if (row.targets() == 0) log_warning("{}: no token of this row carries loss: training drops it", example.place);
   if (limits.positions && static_cast<std::int64_t>(row.ids.size()) > *limits.positions) {
+    EncodedRow rest = row;
+    rest.truncate(*limits.positions);
+    const bool stays = encoder.options().overflow == Overflow::kTruncate && rest.targets() > 0;
     log_warning("{}: {} tokens are more than max_length {}: the row would be {}", example.place, row.ids.size(),
-                *limits.positions, encoder.options().overflow == Overflow::kDrop ? "dropped" : "truncated");
+                *limits.positions, stays ? "truncated" : "dropped");
   }
   for (const auto id : row.ids) {
     if (!limits.vocabulary || id < *limits.vocabulary) continue;

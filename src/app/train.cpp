@@ -20,6 +20,7 @@
 #include "qlora/core/schema.h"
 #include "qlora/core/signal.h"
 #include "qlora/eval/task_scores.h"
+#include "qlora/formats/safetensors.h"
 #include "qlora/report/model_card.h"
 #include "qlora/train/trainer.h"
 #include "qlora/weights/load.h"
@@ -29,8 +30,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Of the run's identity: the rows, and the base's weights, by what they are instead of where they lie.
+constexpr const char* kRows = "dataset or eval_dataset";
+constexpr const char* kBase = "model_name_or_path";
+
 // The keys that change numbers; where a run writes, how it logs and how often it saves do not.
-Json identity_of(const TrainJob& job, const std::string& fingerprint, const std::string& base_weights) {
+Json identity_of(const TrainJob& job, const BaseSettings& settings, const std::string& fingerprint) {
   Json keys = to_json(job);
   for (const char* free : {"output_dir",
                            "log_level",
@@ -43,6 +48,7 @@ Json identity_of(const TrainJob& job, const std::string& fingerprint, const std:
                            "save_total_limit",
                            "resume_from_checkpoint",
                            "report_to",
+                           "model_revision",
                            "dataset",
                            "eval_dataset",
                            "prepared_dir",
@@ -62,8 +68,9 @@ Json identity_of(const TrainJob& job, const std::string& fingerprint, const std:
       for (const std::string& name : unused->names()) keys.erase(name);
     }
   }
-  keys["data"] = fingerprint;
-  keys["base weights"] = base_weights;
+  keys["dtype"] = dtype_name(settings.dtype);
+  keys[kRows] = fingerprint;
+  keys.erase(kBase);
   return keys;
 }
 
@@ -74,11 +81,74 @@ std::string percent(std::int64_t part, std::int64_t whole) {
 // What the output folder of a finished run is known by.
 constexpr const char* kResults = "train_results.json";
 
-[[noreturn]] void refuse_change(const fs::path& place, const std::vector<std::string>& changed) {
+// Throws where an earlier run of `identity` is another one than this. A plan is made without weights to compare.
+void check_identity(const fs::path& place, Json identity, const Json& own) {
+  if (!own.contains(kBase)) identity.erase(kBase);
+  const std::vector<std::string> changed = changed_keys(identity, own);
+  if (changed.empty()) return;
   throw UsageError(fmt::format(
       "{}: was written by a run with another {}; name another output_dir, or start anew with resume_from_checkpoint: "
       "none",
       place.string(), fmt::join(changed, ", ")));
+}
+
+// A config that is shared with adapter runs may say them; whoever reads the log learns that they do nothing here.
+void warn_of_unused_keys(const TrainJob& job) {
+  if (job.model.method != Method::kFull) return;
+  std::vector<std::string> unused;
+  for (const std::string& name : keys_of<AdapterOptions>().names()) {
+    if (job.common.given.contains(name)) unused.push_back(name);
+  }
+  if (!unused.empty()) log_warning("method full trains no adapter; without effect: {}", fmt::join(unused, ", "));
+}
+
+// What ails the model that a finished run left; nullopt: nothing.
+std::optional<std::string> result_problem(const TrainJob& job, const fs::path& output) {
+  try {
+    if (job.model.method == Method::kFull) {
+      const ModelFolder folder(output);
+    } else {
+      const SafetensorsFile file(output / kAdapterWeightFile);
+    }
+    return std::nullopt;
+  } catch (const DataError& error) {
+    return error.what();
+  }
+}
+
+// What earlier calls left of this run in its output folder.
+struct EarlierRun {
+  std::optional<Json> result;          // it is finished
+  std::optional<fs::path> checkpoint;  // it goes on from here
+};
+
+std::optional<Json> finished_result(const TrainJob& job, const Json& identity) {
+  const fs::path output = job.common.output_dir;
+  if (job.train.resume_from_checkpoint != kAutoResume || !fs::exists(output / kResults)) return std::nullopt;
+  const Json earlier = read_json(output / kResults);
+  check_identity(output, earlier.at("identity"), identity);
+  if (const auto problem = result_problem(job, output)) {
+    log_warning("this run was finished, but what it trained is not whole: {}; going on from its last checkpoint",
+                *problem);
+    return std::nullopt;
+  }
+  return earlier.at("result");
+}
+
+std::optional<fs::path> checkpoint_to_resume(const TrainJob& job, const Json& identity) {
+  const std::string& wanted = job.train.resume_from_checkpoint;
+  if (wanted == kNoResume) return std::nullopt;
+  const auto checkpoint =
+      wanted == kAutoResume ? newest_valid_checkpoint(job.common.output_dir) : std::optional<fs::path>(wanted);
+  if (checkpoint) check_identity(*checkpoint, load_checkpoint(*checkpoint).run.at("identity"), identity);
+  return checkpoint;
+}
+
+// Throws where the output folder cannot be this run's.
+EarlierRun earlier_run(const TrainJob& job, const Json& identity) {
+  require_folder(job.common.output_dir);
+  if (auto result = finished_result(job, identity)) return {std::move(result), std::nullopt};
+  return {std::nullopt, checkpoint_to_resume(job, identity)};
 }
 
 // Weights of an earlier model go before those in `staged` come: a model in one file would hide one in shards.
@@ -100,21 +170,25 @@ class TrainRun {
         data_(std::move(data)),
         base_(model_, base_settings(job, read_model_config(model_))),
         start_(std::move(start)),
-        identity_(identity_of(job, data_.fingerprint, base_.folder().weights_identity())) {
+        identity_(identity_of(job, base_.settings(), data_.fingerprint)) {
+    identity_[kBase] = base_.folder().weights_identity();
     // Before the weights: it forks the workers of the SQL sandbox.
     if (!job.train.eval_tasks.empty()) evaluation_.emplace(job, model_, data_);
   }
 
   int run() {
-    require_folder(output_);
-    if (auto finished = finished_result()) return print(*finished);
-    const auto checkpoint = checkpoint_to_resume();
+    const EarlierRun earlier = earlier_run(job_, identity_);
+    if (earlier.result) {
+      log_info("{}: this run is finished already", output_.string());
+      return print(*earlier.result);
+    }
+    warn_of_unused_keys(job_);
     check_memory(job_, model_, start_, data_);
     build_decoder();
     Trainer trainer(*decoder_, data_.train, data_.eval ? &*data_.eval : nullptr, trainer_settings());
-    if (checkpoint) trainer.resume(*checkpoint);
+    if (earlier.checkpoint) trainer.resume(*earlier.checkpoint);
     begin(trainer.steps_done());
-    const TrainingResult result = trainer.run();
+    const TrainingResult result = trainer.run(earlier_stands());
     const Json record = result.to_json(job_.common.output_dir);
     finish(trainer, result, record);
     return print(record);
@@ -124,22 +198,28 @@ class TrainRun {
   // Only from here on anything is written.
   void begin(std::int64_t steps_done) {
     fs::create_directories(output_);
+    lock_.emplace(output_);
     remove_leftovers(output_);
     for (const auto& [step, folder] : list_checkpoints(output_)) {
       if (step > steps_done) superseded_.push_back(folder);
     }
-    if (!fs::exists(output_ / "config.yaml")) write_file_atomically(output_ / "config.yaml", to_yaml(job_));
+    if (!earlier_stands()) write_config();
   }
+
+  bool earlier_stands() const { return !superseded_.empty() || fs::exists(output_ / kResults); }
+
+  void write_config() const { write_file_atomically(output_ / "config.yaml", to_yaml(job_)); }
 
   // Once this run has something of its own on the disk, what an earlier one left beyond the step that was gone on from
   // goes. Until then a full disk leaves it whole.
   void supersede(std::int64_t step) {
     if (std::exchange(has_superseded_, true)) return;
     fs::remove(output_ / kResults);
+    MetricsFile::take_place_of_earlier(output_);
     for (const fs::path& folder : superseded_) {
       if (folder.filename() != fmt::format("checkpoint-{}", step)) fs::remove_all(folder);
     }
-    write_file_atomically(output_ / "config.yaml", to_yaml(job_));
+    write_config();
   }
 
   // Everything is written aside first, so that a full disk leaves what was there.
@@ -149,38 +229,12 @@ class TrainRun {
     write_file_atomically(folder.temporary() / "trainer_state.json", trainer.trainer_state().text());
     write_card(folder.temporary(), result);
     write_file_atomically(folder.temporary() / "report.html",
-                          train_report(card_name(), facts(result), read_metrics(output_ / "metrics.jsonl")));
+                          train_report(card_name(), facts(result), read_metrics(metrics_path(output_))));
     write_file_atomically(folder.temporary() / kResults,
                           Json{{"result", record}, {"identity", identity_}}.dump(2) + "\n");
     supersede(result.steps);
     remove_other_weights(output_, folder.temporary());
     folder.move_out(kResults);
-  }
-
-  std::optional<Json> finished_result() const {
-    const fs::path path = output_ / kResults;
-    if (job_.train.resume_from_checkpoint != "auto" || !fs::exists(path)) return std::nullopt;
-    const Json earlier = read_json(path);
-    const std::vector<std::string> changed = changed_keys(earlier.at("identity"), identity_);
-    if (!changed.empty()) refuse_change(output_, changed);
-    const char* result = job_.model.method == Method::kFull ? "config.json" : kAdapterWeightFile;
-    if (!fs::exists(output_ / result)) {
-      log_warning("{}: this run was finished, but its {} is gone: going on from its last checkpoint", output_.string(),
-                  result);
-      return std::nullopt;
-    }
-    log_info("{}: this run is finished already", output_.string());
-    return earlier.at("result");
-  }
-
-  std::optional<fs::path> checkpoint_to_resume() const {
-    const std::string& wanted = job_.train.resume_from_checkpoint;
-    if (wanted == "none") return std::nullopt;
-    const auto checkpoint = wanted == "auto" ? newest_valid_checkpoint(output_) : std::optional<fs::path>(wanted);
-    if (!checkpoint) return std::nullopt;
-    const std::vector<std::string> changed = changed_keys(load_checkpoint(*checkpoint).run.at("identity"), identity_);
-    if (!changed.empty()) refuse_change(*checkpoint, changed);
-    return checkpoint;
   }
 
   void build_decoder() {
@@ -309,6 +363,7 @@ class TrainRun {
   AdapterStart start_;
   Json identity_;
   std::optional<TrainingEvaluation> evaluation_;
+  std::optional<FolderLock> lock_;
   LoraConfig lora_;
   std::unique_ptr<Decoder> decoder_;
   std::vector<fs::path> superseded_;  // checkpoints of an earlier run, which the first save of this one removes
@@ -323,6 +378,10 @@ void use_deterministic_kernels() {
 }
 
 int show_plan(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data) {
+  if (!job.common.output_dir.empty()) {
+    earlier_run(job, identity_of(job, base_settings(job, read_model_config(model)), data.fingerprint));
+  }
+  warn_of_unused_keys(job);
   const Json plan = plan_training(job, model, start, data);
   std::printf("%s", job.common.json ? (plan.dump() + "\n").c_str() : plan_text(plan).c_str());
   return 0;

@@ -10,8 +10,6 @@
 #include "qlora/app/cost.h"
 #include "qlora/app/train_evaluation.h"
 #include "qlora/core/error.h"
-#include "qlora/core/log.h"
-#include "qlora/core/schema.h"
 #include "qlora/train/memory.h"
 #include "qlora/train/trainer.h"
 #include "qlora/weights/load.h"
@@ -124,15 +122,6 @@ std::string description_of(const std::vector<Keep>& keep) {
   return parts.empty() ? "off" : fmt::format("{}", fmt::join(parts, ", "));
 }
 
-// A config that is shared with adapter runs may say them; whoever reads the log learns that they do nothing here.
-void warn_of_unused_keys(const CommonOptions& common) {
-  std::vector<std::string> unused;
-  for (const std::string& name : keys_of<AdapterOptions>().names()) {
-    if (common.given.contains(name)) unused.push_back(name);
-  }
-  if (!unused.empty()) log_warning("method full trains no adapter; without effect: {}", fmt::join(unused, ", "));
-}
-
 class Planner {
  public:
   Planner(const TrainJob& job, const fs::path& model, const AdapterStart& start, const TrainingData& data)
@@ -216,8 +205,6 @@ AdapterStart resolve_adapter(TrainJob& job, const fs::path& model) {
       check_patterns(config, base);
       make_training_plan(config, base, 0);  // refuses what this model has not
       settle_dropout(job, base, config);
-    } else {
-      warn_of_unused_keys(job.common);
     }
     return {std::move(config), {}};
   }

@@ -7,6 +7,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "qlora/app/failure.h"
+#include "qlora/app/output.h"
 #include "qlora/app/version.h"
 #include "qlora/cli/commands.h"
 #include "qlora/core/error.h"
@@ -54,19 +55,29 @@ int run_command(const std::string& name, const std::vector<std::string>& argumen
   throw UsageError(unknown_command(name));
 }
 
+// What the program says of itself.
+int describe(const std::string& flag) {
+  if (flag == "--help" || flag == "-h" || flag == "help") {
+    print_text(program_help());
+  } else if (flag == "--version") {
+    print_text(version_text());
+  } else if (flag == "--reference") {
+    print_text(reference_page());
+  } else {
+    throw UsageError("expected a command before " + flag + "; see qlora --help");
+  }
+  return 0;
+}
+
 }  // namespace
 
 int run_program(const std::vector<std::string>& arguments) {
   const std::string name = arguments.empty() ? "--help" : arguments[0];
-  if (name == "--help" || name == "-h" || name == "help") return std::fputs(program_help().c_str(), stdout), 0;
-  if (name == "--version") return std::fputs(version_text().c_str(), stdout), 0;
-  if (name == "--reference") return std::fputs(reference_page().c_str(), stdout), 0;
-  const bool is_command = !name.starts_with("-");
+  const bool is_command = !name.starts_with("-") && name != "help";
   const std::string who = is_command ? "qlora " + name : "qlora";
   exit_on_signals();
   try {
-    if (!is_command) throw UsageError("expected a command before " + name + "; see qlora --help");
-    const int code = run_command(name, {arguments.begin() + 1, arguments.end()});
+    const int code = is_command ? run_command(name, {arguments.begin() + 1, arguments.end()}) : describe(name);
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
       throw Error(ExitCode::kRuntime, std::string("standard output cannot be written: ") + std::strerror(errno));
     }

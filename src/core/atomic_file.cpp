@@ -99,9 +99,21 @@ fs::path without_slash(fs::path path) {
   return path.has_filename() ? path : path.parent_path();
 }
 
+// Where links lead in the end, even if nothing is there yet.
+fs::path without_links(fs::path path) {
+  constexpr int kMostLinks = 40;  // as the kernel's own limit
+  std::error_code error;
+  for (int i = 0; i < kMostLinks && fs::is_symlink(path, error); ++i) {
+    const fs::path target = fs::read_symlink(path, error);
+    if (error) break;
+    path = without_slash(folder_of(path) / target);
+  }
+  return path;
+}
+
 }  // namespace
 
-AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
+AtomicFile::AtomicFile(fs::path path) : path_(without_links(std::move(path))) {
   make_parents(path_);
   temporary_ = folder_of(path_) / fmt::format("tmp-{}.{}", path_.filename().string(), nonce());
   descriptor_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -147,7 +159,7 @@ void write_file_atomically(const fs::path& path, std::string_view bytes) {
   file.commit();
 }
 
-AtomicFolder::AtomicFolder(fs::path path) : path_(without_slash(std::move(path))) {
+AtomicFolder::AtomicFolder(fs::path path) : path_(without_links(without_slash(std::move(path)))) {
   make_parents(path_);
   const std::string prefix = fmt::format("tmp-{}.", path_.filename().string());
   remove_abandoned(folder_of(path_), prefix);
@@ -201,13 +213,27 @@ void AtomicFolder::move_out(const std::string& last) {
 }
 
 void require_folder(const fs::path& path) {
-  for (fs::path part = path; !part.empty(); part = part.parent_path()) {
-    std::error_code ignored;
-    if (fs::exists(part, ignored) && !fs::is_directory(part, ignored)) {
-      throw UsageError(fmt::format("output_dir: {} is a file, no folder", part.string()));
-    }
-    if (part == part.parent_path()) return;
+  if (path.empty()) return;
+  fs::path existing = fs::absolute(path);
+  while (!fs::exists(existing) && existing != existing.parent_path()) existing = existing.parent_path();
+  if (!fs::is_directory(existing)) {
+    throw UsageError(fmt::format("output_dir: {} is a file, no folder", existing.string()));
   }
+  if (access(existing.c_str(), W_OK | X_OK) != 0) {
+    throw RuntimeFailure(
+        fmt::format("output_dir: {} cannot be written to: {}; name another", existing.string(), std::strerror(errno)));
+  }
+}
+
+FolderLock::FolderLock(const fs::path& folder) : descriptor_(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+  if (descriptor_ < 0 || flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+  close(descriptor_);
+  throw UsageError(
+      fmt::format("output_dir: another run writes into {}; wait for it, or name another folder", folder.string()));
+}
+
+FolderLock::~FolderLock() {
+  if (descriptor_ >= 0) close(descriptor_);
 }
 
 void remove_leftovers(const fs::path& folder) {

@@ -65,6 +65,7 @@ std::string wrapped(const std::string& text, size_t indent, size_t width) {
 std::string synonyms_of(const Key& key) {
   std::vector<std::string> synonyms;
   for (const Synonym& synonym : key.synonyms) synonyms.push_back(synonym_text(synonym));
+  for (const auto& [spelling, meant] : key.spellings) synonyms.push_back(spelling + " for " + meant);
   return joined(synonyms);
 }
 

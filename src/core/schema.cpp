@@ -29,12 +29,16 @@ std::vector<Value> Key::list_items(const Value& value) const {
   return items;
 }
 
+std::string Key::settled_spelling(const std::string& text) const {
+  for (const auto& [spelling, meant] : spellings) {
+    if (spelling == text) return meant;
+  }
+  return text;
+}
+
 std::string Key::choice_of(const Value& value) const {
   if (value.kind != Value::Kind::kScalar) return "";
-  if (contains(choices, value.text)) return value.text;
-  for (const auto& [spelling, choice] : choice_spellings) {
-    if (spelling == value.text) return choice;
-  }
+  if (const std::string text = settled_spelling(value.text); contains(choices, text)) return text;
   // YAML writers turn no into false, and true has many spellings.
   bool truth = false;
   if (!text_to(value.text, truth)) return "";

@@ -64,9 +64,7 @@ bool keep_row(EncodedExample& example, const std::string& place, const RowEncode
     counts.only_last += example.only_last;
   }
   if (too_long) {
-    row.ids.resize(static_cast<std::size_t>(*limits.positions));
-    row.labelled.resize(row.ids.size());
-    row.prompt_tokens = std::min(row.prompt_tokens, static_cast<std::int32_t>(*limits.positions));
+    row.truncate(*limits.positions);
     if (row.targets() == 0) return drop("too_long");  // what is left of it says nothing to learn
     ++counts.truncated;
   }

@@ -2,6 +2,7 @@
 #include "qlora/data/options.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "qlora/core/schema.h"
 
@@ -29,6 +30,10 @@ void declare_rows(Schema<DataOptions>& schema) {
            "Part of `dataset` that evaluates instead of training: a share below 1, or a number of rows.")
       .at_least(0)
       .synonyms({"val_set_size", "validation_split"});
+  schema.rule("val_size", [](const D& d) -> std::string {
+    return d.val_size < 1 || d.val_size == std::floor(d.val_size) ? ""
+                                                                  : "a share is below 1, a number of rows is whole";
+  });
   schema.key("prepared_dir", &D::prepared_dir,
              "A folder that `qlora prepare` wrote: its rows are taken, after a check that `dataset`, where it is given "
              "too, still prepares to them.");

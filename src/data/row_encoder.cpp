@@ -76,6 +76,14 @@ std::int64_t EncodedRow::targets() const {
   return labelled.empty() ? 0 : label_tokens() - labelled[0];
 }
 
+void EncodedRow::truncate(std::int64_t tokens) {
+  const auto count = static_cast<std::size_t>(tokens);
+  ids.resize(std::min(ids.size(), count));
+  labelled.resize(ids.size());
+  spans.resize(std::min(spans.size(), count));
+  prompt_tokens = std::min(prompt_tokens, static_cast<std::int32_t>(tokens));
+}
+
 RowEncoder::RowEncoder(const std::filesystem::path& model_folder, const DataOptions& options,
                        const std::vector<const Dataset*>& datasets)
     : RowEncoder(Tokenizer::load(model_folder), SpecialTokens{}, choose_template(model_folder, options, datasets),

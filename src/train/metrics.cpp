@@ -10,6 +10,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kMetrics = "metrics.jsonl";
+constexpr const char* kEvents = "runs";
+// Names that remove_leftovers() knows, for what a killed run leaves.
+constexpr const char* kMetricsAside = "tmp-metrics.jsonl.qlora-0";
+constexpr const char* kEventsAside = "tmp-runs.qlora-0";
+
 // The tags are transformers': train/loss, eval/loss.
 TensorBoardFile::Scalars scalars_of(const Json& line) {
   TensorBoardFile::Scalars scalars;
@@ -47,13 +53,18 @@ std::vector<Json> read_metrics(const fs::path& path) {
   return lines;
 }
 
-MetricsFile::MetricsFile(const fs::path& folder, std::int64_t keep_steps, bool tensorboard, bool evaluates_again)
-    : path_(folder / "metrics.jsonl") {
-  const fs::path runs = folder / "runs";
+fs::path metrics_path(const fs::path& folder) {
+  return fs::exists(folder / kMetricsAside) ? folder / kMetricsAside : folder / kMetrics;
+}
+
+MetricsFile::MetricsFile(const fs::path& folder, std::int64_t keep_steps, bool tensorboard, bool evaluates_again,
+                         bool aside)
+    : path_(folder / (aside ? kMetricsAside : kMetrics)) {
+  const fs::path runs = folder / (aside ? kEventsAside : kEvents);
   fs::remove_all(runs);
   if (tensorboard) events_.emplace(runs);
   std::string kept;
-  for (const Json& line : read_metrics(path_)) {
+  for (const Json& line : read_metrics(folder / kMetrics)) {
     const auto step = line.value("step", keep_steps + 1);
     if (step > keep_steps || (evaluates_again && step == keep_steps && line.contains("eval_loss"))) continue;
     kept += line.dump() + "\n";
@@ -61,6 +72,20 @@ MetricsFile::MetricsFile(const fs::path& folder, std::int64_t keep_steps, bool t
   }
   write_file_atomically(path_, kept);
   file_.open(path_, std::ios::app);
+}
+
+MetricsFile::~MetricsFile() {
+  if (path_.filename() != kMetricsAside) return;
+  std::error_code ignored;
+  fs::remove(path_, ignored);
+  fs::remove_all(path_.parent_path() / kEventsAside, ignored);
+}
+
+void MetricsFile::take_place_of_earlier(const fs::path& folder) {
+  if (!fs::exists(folder / kMetricsAside)) return;
+  fs::remove_all(folder / kEvents);
+  if (fs::exists(folder / kEventsAside)) fs::rename(folder / kEventsAside, folder / kEvents);
+  fs::rename(folder / kMetricsAside, folder / kMetrics);
 }
 
 void MetricsFile::write(const Json& line) {

@@ -118,6 +118,7 @@ void declare_records(Schema<T>& schema) {
   schema
       .key("resume_from_checkpoint", &T::resume_from_checkpoint,
            "auto (the newest valid one in output_dir), none, or a checkpoint's folder.")
+      .spelt({{"true", kAutoResume}, {"false", kNoResume}})
       .synonym("auto_resume_from_checkpoints", {{"true", "auto"}, {"false", "none"}});
 }
 

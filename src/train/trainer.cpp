@@ -212,10 +212,10 @@ void Trainer::probe_memory() {
   }
 }
 
-TrainingResult Trainer::run() {
+TrainingResult Trainer::run(bool earlier_stands) {
   const std::vector<std::string>& report_to = settings_.options.report_to;
   const bool tensorboard = report_to.empty() || std::count(report_to.begin(), report_to.end(), "tensorboard") > 0;
-  metrics_ = std::make_unique<MetricsFile>(settings_.output, step_, tensorboard, evaluation_due_);
+  metrics_ = std::make_unique<MetricsFile>(settings_.output, step_, tensorboard, evaluation_due_, earlier_stands);
   probe_memory();
   Progress progress("steps", total_);
   evaluate_if_due();
@@ -484,7 +484,10 @@ TrainerState Trainer::trainer_state() const {
   if (best_score_) {
     state.best_metric = *best_score_;
     state.best_global_step = best_step_;
-    state.best_model_checkpoint = (settings_.output / fmt::format("checkpoint-{}", best_step_)).string();
+    const fs::path checkpoint = settings_.output / fmt::format("checkpoint-{}", best_step_);
+    const bool saves = o.save_strategy != Strategy::kNo || o.load_best_model_at_end;
+    if (fs::exists(checkpoint) || (saves && best_step_ == step_))
+      state.best_model_checkpoint = checkpoint.string();
   }
   return state;
 }

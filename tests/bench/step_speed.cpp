@@ -80,24 +80,22 @@ std::unique_ptr<Decoder> make_decoder(const ModelConfig& config, at::Device devi
 }
 
 // Rows as long as those of packed_rows(), for a step's micro-batches.
-PreparedSet rows_to_plan(std::int64_t tokens, std::int64_t row, std::int64_t accumulation) {
+PreparedSet rows_to_plan(std::int64_t tokens, std::int64_t row) {
   EncodedRow encoded;
   encoded.ids.resize(static_cast<std::size_t>(row), 1);
   encoded.labelled.resize(static_cast<std::size_t>(row), 1);
-  const auto count = static_cast<std::size_t>(tokens / row * accumulation);
+  const auto count = static_cast<std::size_t>(tokens / row);
   return PreparedSet::from_rows(std::vector<EncodedRow>(count, encoded), std::vector<Json>(count, Json()),
                                 Json::object());
 }
 
 // What is kept where, and the bytes that this is planned to take.
-RunPlan plan_of(const Decoder& decoder, const Options& options, std::int64_t tokens, std::int64_t row,
-                std::int64_t accumulation) {
+RunPlan plan_of(const Decoder& decoder, const Options& options, std::int64_t tokens, std::int64_t row) {
   TrainOptions train;
-  train.deterministic = true;  // micro-batches stay as they are
   train.gradient_checkpointing = option(options, "plan", "auto") == "auto" ? Checkpointing::kAuto : Checkpointing::kOn;
   if (options.contains("max_memory_gib")) train.max_memory_gib = std::stod(options.at("max_memory_gib"));
-  return plan_run(decoder, train, rows_to_plan(tokens, row, accumulation),
-                  BatchOptions{tokens / row, accumulation, false, 0, false, 0}, 1);
+  // One micro-batch, which then stays as it is.
+  return plan_run(decoder, train, rows_to_plan(tokens, row), BatchOptions{tokens / row, 1, false, 0, false, 0}, 1);
 }
 
 // As the options have it, without a plan.
@@ -181,11 +179,11 @@ void measure(const std::string& name, const Options& options) {
   const auto begin = Clock::now();
   const auto decoder = make_decoder(config, device, dtype, options);
   const std::int64_t row = number(options, "row", 2048);
-  const RunPlan plan =
-      options.contains("plan") ? plan_of(*decoder, options, tokens, row, accumulation) : chosen(*decoder, options);
+  const RunPlan plan = options.contains("plan") ? plan_of(*decoder, options, tokens, row) : chosen(*decoder, options);
   if (options.contains("plan")) {
-    fmt::print("{} {}: {}; on the host {}, {} blocks' inputs\n", name, option(options, "max_memory_gib", ""),
-               plan.bytes.text(), plan.host.text(), std::count(plan.keep.begin(), plan.keep.end(), Keep::kInputOnHost));
+    fmt::print("{} {}: {}; on the host {}, {} blocks' inputs{}\n", name, option(options, "max_memory_gib", ""),
+               plan.bytes.text(), plan.host.text(), std::count(plan.keep.begin(), plan.keep.end(), Keep::kInputOnHost),
+               plan.lean ? ", lean" : "");
   }
   if (dry) return;
   if (plan.host.embedding > 0) decoder->move_embedding_to_host();

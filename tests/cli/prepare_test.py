@@ -169,6 +169,26 @@ class PrepareTest(unittest.TestCase):
         image = self.rows("image.jsonl", {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]})
         self.refused(3, "image.jsonl:1: <llama3>", image, "--chat_template", "llama3")
 
+    def test_preview_says_of_long_rows_what_training_does(self):
+        rows = self.rows("long.jsonl", chat(("user", "q"), ("assistant", "a" * 90)),
+                         chat(("user", "q" * 90), ("assistant", "a")))
+        limits = ("--max_length", "40", "--overflow", "truncate")
+        preview = self.run_prepare(rows, *limits, "--preview", "2", "--json", output=False).stderr
+        self.assertRegex(preview, r"long.jsonl:1: .* would be truncated")
+        self.assertRegex(preview, r"long.jsonl:2: .* would be dropped")
+        manifest = json.loads(self.run_prepare(rows, *limits, "--json").stdout)
+        self.assertEqual((manifest["truncated"], manifest["dropped"]), (1, {"too_long": 1}))
+
+    def test_a_link_to_a_folder_stays_one(self):
+        (self.root / "disk").mkdir()
+        self.out.symlink_to("disk")
+        self.assertEqual(self.run_prepare(self.good_rows()).returncode, 0)
+        self.assertTrue(self.out.is_symlink())
+        self.assertTrue((self.root / "disk/manifest.json").exists())
+
+    def test_a_part_of_the_rows_is_a_share_or_a_whole_number(self):
+        self.refused(2, "val_size: a share is below 1, a number of rows is whole", self.good_rows(), "--val_size", "1.5")
+
     def test_a_full_standard_output_is_an_error(self):
         with open("/dev/full", "w") as full:
             result = subprocess.run([BINARY, "prepare", "--model_name_or_path", self.root / "model", "--dataset",
@@ -176,6 +196,8 @@ class PrepareTest(unittest.TestCase):
                                     text=True)
         self.assertEqual(result.returncode, 1, result.stderr)
         self.assertIn("standard output cannot be written: No space left", result.stderr)
+        with open("/dev/full", "w") as full:
+            self.assertEqual(subprocess.run([BINARY, "--version"], stdout=full, stderr=subprocess.DEVNULL).returncode, 1)
 
     def test_a_json_file_may_hold_one_indented_object(self):
         result = self.run_prepare(self.write("one.json", json.dumps({"text": "ab"}, indent=2)), "--preview", "1", "--json")

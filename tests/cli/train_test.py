@@ -229,6 +229,50 @@ class TrainTest(TrainRuns):
         self.assertEqual(run.returncode, 2, run.stderr)
         self.assertIn("output_dir: missing", run.stderr)
 
+    def test_a_dry_run_refuses_what_the_run_would(self):
+        keys = {"max_steps": 2, "save_steps": 2, "eval_strategy": "no"}
+        self.succeed(self.out / "done", **keys)
+        before = numbers(self.out / "done")
+        (self.root / "file").write_text("")
+        other = tiny_model.write_rows(self.root / "other.jsonl", 31)
+        for dry in (["--dry-run"], []):
+            for code, message, out, more in (
+                    (2, "is a file, no folder", self.root / "file", {}),
+                    (2, "was written by a run with another learning_rate", self.out / "done", {"learning_rate": 5}),
+                    (2, "with another dataset or eval_dataset", self.out / "done", {"dataset": other}),
+                    (3, "manifest.json is missing", self.out / "new", {"resume_from_checkpoint": self.out / "none"})):
+                result = self.train(out, *dry, **{**keys, **more})
+                self.assertEqual(result.returncode, code, result.stderr)
+                self.assertIn(message, result.stderr)
+        self.assertFalse((self.out / "new").exists())
+        self.assertEqual(numbers(self.out / "done"), before)
+
+    def test_the_same_run_by_other_words_is_the_same(self):
+        keys = {"max_steps": 2, "save_steps": 2, "eval_strategy": "no"}
+        self.succeed(self.out, **keys)
+        os.symlink(self.model, self.root / "linked-model")
+        for more in ({"model_name_or_path": self.root / "linked-model"}, {"dtype": "float32"},
+                     {"resume_from_checkpoint": "true"}):
+            self.assertIn("finished already", self.succeed(self.out, **{**keys, **more}, quiet="false").stderr)
+
+    def test_two_runs_do_not_share_a_folder(self):
+        first = subprocess.Popen(tiny_model.command("train", *self.flags(self.out, max_steps=100000)),
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 300
+            while not (self.out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            self.refused(2, "another run writes into", self.out, max_steps=100000)
+        finally:
+            first.kill()
+            first.wait()
+
+    def test_the_config_beside_the_metrics_is_theirs(self):
+        for seed in (1, 99):
+            keys = {"seed": seed, "save_strategy": "no"}
+            self.assertEqual(self.interrupt(self.out, signal.SIGKILL, 2, **keys), -signal.SIGKILL, self.stderr)
+            self.assertIn(f"seed: {seed}\n", (self.out / "config.yaml").read_text())
+
     def test_the_model_is_never_written_over(self):
         before = {path.name: path.read_bytes() for path in self.model.iterdir()}
         self.refused(2, "the model's own folder", self.model)
@@ -282,9 +326,7 @@ class TrainTest(TrainRuns):
         self.assertEqual(len(result.stderr.splitlines()), 1, result.stderr)
         self.assertIn("adapter_model.safetensors", result.stderr)
         self.assertIn("bytes", result.stderr)
-        logs = {path for path in before if path.name == "metrics.jsonl" or "runs" in path.parts}
-        for path in before.keys() - logs:
-            self.assertEqual(path.read_bytes(), before[path], path)
+        self.assertEqual({p: p.read_bytes() for p in self.out.rglob("*") if p.is_file()}, before)
         self.assertEqual([p.name for p in self.out.iterdir() if p.name.startswith("tmp-")], [])
 
     def test_full_disk_at_a_checkpoint_keeps_the_earlier_one(self):
@@ -326,9 +368,10 @@ class TrainTest(TrainRuns):
         self.assertNotIn("| epochs | 1 |", (self.out / "README.md").read_text())  # two steps of many
         adapter = self.out / "adapter_model.safetensors"
         before = adapter.read_bytes()
-        adapter.unlink()
-        self.assertIn("is gone", self.succeed(self.out, **keys, quiet="false").stderr)
-        self.assertEqual(adapter.read_bytes(), before)
+        for damage in (adapter.unlink, lambda: adapter.write_bytes(before[:-1])):
+            damage()
+            self.assertIn("what it trained is not whole: ", self.succeed(self.out, **keys, quiet="false").stderr)
+            self.assertEqual(adapter.read_bytes(), before)
 
     def test_starts_from_an_adapter(self):
         first = self.out / "first"

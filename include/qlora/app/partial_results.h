@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 
+#include "qlora/core/atomic_file.h"
 #include "qlora/core/json.h"
 
 namespace qlora {
@@ -30,7 +32,8 @@ class PartialResults {
 
   // What is known of a row of a task; nullptr where it is to be made.
   const Json* find(const std::string& run, const std::string& task, std::size_t row) const;
-  // Throws RuntimeFailure naming the file where it cannot be written.
+  // Throws RuntimeFailure naming the file where it cannot be written, and UsageError where another process writes into
+  // the folder.
   void add(const std::string& run, const std::string& task, std::size_t row, const Json& value);
 
   // Once the reports stand.
@@ -46,6 +49,7 @@ class PartialResults {
   Json identity_;
   std::map<std::pair<std::string, std::string>, RowsOfTask> rows_;  // by run and task
   int descriptor_ = -1;
+  std::unique_ptr<FolderLock> lock_;
   std::chrono::steady_clock::time_point synced_;
 };
 

@@ -9,7 +9,8 @@
 namespace qlora {
 
 // Replaces `path` by a file of `bytes`: temporary file, fsync, rename, fsync of the folder, which is made where it is
-// missing. Where a step fails the old file stays as it was and RuntimeFailure names the path, the bytes and the cause.
+// missing. A symbolic link stays, and what it points to is replaced. Where a step fails the old file stays as it was
+// and RuntimeFailure names the path, the bytes and the cause.
 void write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
 
 // Writes a file in pieces with the same promise. Without commit() the destructor removes what was written.
@@ -36,8 +37,8 @@ class AtomicFile {
 };
 
 // A folder that is filled as `tmp-<name>.<nonce>` beside its place, where what a killed call left goes first. commit()
-// syncs every file and folder in it and exchanges
-// it with what stood at `path` before, which is then removed. Whoever calls it knows that what stands there may go.
+// syncs every file and folder in it and exchanges it with what stood at `path` before, which is then removed. Whoever
+// calls it knows that what stands there may go. A symbolic link stays, and the folder that it points to is replaced.
 class AtomicFolder {
  public:
   explicit AtomicFolder(std::filesystem::path path);
@@ -60,8 +61,23 @@ class AtomicFolder {
   bool committed_ = false;
 };
 
-// Throws UsageError where an output folder is, or would lie in, a file.
+// Throws UsageError where an output folder is, or would lie in, a file, and RuntimeFailure where this user may not
+// write into it, or make it. No path, no demand.
 void require_folder(const std::filesystem::path& path);
+
+// Held by a run that writes into a folder for long: two of them would mix their files. Where the file system knows no
+// locks there is none.
+class FolderLock {
+ public:
+  // Throws UsageError where another process holds it.
+  explicit FolderLock(const std::filesystem::path& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int descriptor_ = -1;
+};
 
 // Removes the temporary files and folders that killed runs of this program left in `folder`; what cannot be removed
 // stays.

@@ -41,9 +41,9 @@ class Key {
   std::string name;
   std::string group;  // a heading
   std::string help;
-  std::string type;                                                   // "a whole number"
-  std::vector<std::string> choices;                                   // empty: any value of the type
-  std::vector<std::pair<std::string, std::string>> choice_spellings;  // other spelling -> choice
+  std::string type;                                            // "a whole number"
+  std::vector<std::string> choices;                            // empty: any value of the type
+  std::vector<std::pair<std::string, std::string>> spellings;  // other spelling -> choice or text
   std::vector<std::string> not_built_choices;
   std::optional<double> low, high;  // bounds of numbers
   bool low_open = false, high_open = false;
@@ -69,7 +69,8 @@ class Key {
  protected:
   bool check_choice(const std::string& path, const Value& value, Problems& problems) const;
   bool check_bounds(const std::string& path, const Value& value, double number, Problems& problems) const;
-  std::string choice_of(const Value& value) const;  // the choice that the text spells, or empty
+  std::string settled_spelling(const std::string& text) const;  // what it means; itself where it is none of `spellings`
+  std::string choice_of(const Value& value) const;              // the choice that the text spells, or empty
 };
 
 // A check over several keys; its message is reported at `key`.
@@ -159,6 +160,7 @@ class TypedKey : public Key {
       }
     } else {
       if (!Codec<Leaf>::read(path, type, value, leaf, problems)) return false;
+      if constexpr (std::is_same_v<Leaf, std::string>) leaf = settled_spelling(leaf);
       if (accepts && !accepts(leaf)) {
         problems.wrong(value.place, path, "expected " + type + ", got " + value.described());
         return false;
@@ -217,9 +219,9 @@ class KeyBuilder {
     return key_.enumerators = std::move(enumerators), *this;
   }
   KeyBuilder& one_of(const std::vector<std::string>& texts) { return key_.choices = texts, *this; }
-  // Further spellings of choices: {"bf16", "bfloat16"}.
+  // Further spellings of choices, or of texts that mean something: {"bf16", "bfloat16"}.
   KeyBuilder& spelt(const std::vector<std::pair<std::string, std::string>>& spellings) {
-    return key_.choice_spellings = spellings, *this;
+    return key_.spellings = spellings, *this;
   }
   // A form that the text must have; `words` say which.
   KeyBuilder& form(const std::string& words, std::function<bool(const Leaf&)> accepts) {

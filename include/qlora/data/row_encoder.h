@@ -45,6 +45,8 @@ struct EncodedRow {
   std::int64_t label_tokens() const;
   // Labelled tokens that have a token before them: what a step predicts.
   std::int64_t targets() const;
+  // Cuts off what is behind the first `tokens`.
+  void truncate(std::int64_t tokens);
 };
 
 // Immutable after construction; every call is safe from several threads.

@@ -31,15 +31,24 @@ struct StepMetrics {
 // The lines of a metrics.jsonl; what is no JSON object (a killed run may leave half a line) is passed over.
 std::vector<Json> read_metrics(const std::filesystem::path& path);
 
+// Where the metrics of the run in `folder` are: metrics.jsonl, or aside until take_place_of_earlier().
+std::filesystem::path metrics_path(const std::filesystem::path& folder);
+
 // metrics.jsonl, appended line by line, and beside it the same as TensorBoard events under runs/.
 class MetricsFile {
  public:
   // Lines of an earlier run beyond `keep_steps` are cut off, and so is the evaluation of that step where it is made
-  // again; events are written anew from those that are kept, so no step is there twice.
+  // again; events are written anew from those that are kept, so no step is there twice. `aside`: the
+  // earlier run's files stay for now; the destructor removes what has not taken their place.
   MetricsFile(const std::filesystem::path& folder, std::int64_t keep_steps, bool tensorboard,
-              bool evaluates_again = false);
+              bool evaluates_again = false, bool aside = false);
+  ~MetricsFile();
+  MetricsFile(const MetricsFile&) = delete;
+  MetricsFile& operator=(const MetricsFile&) = delete;
   // Throws RuntimeFailure naming the file.
   void write(const Json& line);
+  // Puts what was written aside into its place, if anything was: the earlier run's result is about to go.
+  static void take_place_of_earlier(const std::filesystem::path& folder);
 
  private:
   std::filesystem::path path_;

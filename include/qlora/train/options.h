@@ -15,6 +15,10 @@ enum class Optimizer { kAdamwTorch, kAdamw8bit, kPagedAdamw32bit, kPagedAdamw8bi
 enum class Checkpointing { kAuto, kOn, kOff };  // kAuto: what the memory plan chooses
 enum class Strategy { kNo, kSteps, kEpoch };
 
+// What resume_from_checkpoint says besides a folder.
+inline constexpr const char* kAutoResume = "auto";
+inline constexpr const char* kNoResume = "none";
+
 struct TrainOptions {
   int64_t per_device_train_batch_size = 8;  // rows of a micro-batch
   int64_t gradient_accumulation_steps = 1;  // micro-batches of a step
@@ -50,8 +54,8 @@ struct TrainOptions {
 
   Strategy save_strategy = Strategy::kSteps;
   int64_t save_steps = 500;
-  std::optional<int64_t> save_total_limit;      // unset: all are kept
-  std::string resume_from_checkpoint = "auto";  // auto | none | a checkpoint's folder
+  std::optional<int64_t> save_total_limit;           // unset: all are kept
+  std::string resume_from_checkpoint = kAutoResume;  // or kNoResume, or a checkpoint's folder
   bool load_best_model_at_end = false;
   std::string metric_for_best_model = "eval_loss";  // or a score of eval_tasks, as spider_execution
   std::optional<bool> greater_is_better;            // unset: as the metric is

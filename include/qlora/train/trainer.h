@@ -71,7 +71,8 @@ class Trainer {
   // Runs to the end. Throws Diverged (no update, no checkpoint of that step) at NaN or Inf, and Error with the signal's
   // code after SIGINT or SIGTERM, once a checkpoint is written.
   // The batch that needs most memory is tried before the first step: OutOfMemory then says what to change.
-  TrainingResult run();
+  // `earlier_stands`: the output folder holds another run's results until this one has saved, and so its metrics.
+  TrainingResult run(bool earlier_stands = false);
 
   TrainerState trainer_state() const;
   std::int64_t steps_done() const { return step_; }

@@ -130,6 +130,30 @@ TEST_F(AtomicFiles, AFolderTakesThePlaceOfAnOldOne) {
   EXPECT_THAT(names(), testing::ElementsAre("out"));
 }
 
+TEST_F(AtomicFiles, ALinkStaysAndWhatItPointsToIsReplaced) {
+  fs::create_directories(root_ / "disk");
+  fs::create_directory_symlink("disk/there", root_ / "link");  // of nothing yet
+  for (const char* text : {"first", "second"}) {
+    AtomicFolder written(root_ / "link");
+    write_file_atomically(written.temporary() / "file", text);
+    written.commit();
+    EXPECT_TRUE(fs::is_symlink(root_ / "link"));
+    EXPECT_EQ(content(root_ / "disk/there/file"), text);
+  }
+  fs::create_symlink("disk/there/file", root_ / "file");
+  write_file_atomically(root_ / "file", "third");
+  EXPECT_TRUE(fs::is_symlink(root_ / "file"));
+  EXPECT_EQ(content(root_ / "disk/there/file"), "third");
+}
+
+TEST_F(AtomicFiles, AFolderIsWrittenToByOneRunAtATime) {
+  {
+    const FolderLock lock(root_);
+    EXPECT_THROW(FolderLock{root_}, UsageError);
+  }
+  const FolderLock again(root_);
+}
+
 TEST_F(AtomicFiles, AFolderMovesOutAmongOthersFiles) {
   write_file_atomically(root_ / "out/mine", "0");
   write_file_atomically(root_ / "out/a", "1");

@@ -69,6 +69,27 @@ TEST(Metrics, ANewRunStartsEmpty) {
   EXPECT_FALSE(fs::exists(folder.path() / "runs"));
 }
 
+TEST(Metrics, AnEarlierRunsStayUntilTheNewOnesTakeTheirPlace) {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path() / "metrics.jsonl";
+  MetricsFile(folder.path(), 0, true).write(line(1));
+  const auto start_anew = [&] {
+    auto file = std::make_unique<MetricsFile>(folder.path(), 0, true, false, /*aside=*/true);
+    file->write(line(2));
+    return file;
+  };
+  start_anew();  // fails before it has saved
+  EXPECT_EQ(read_metrics(metrics_path(folder.path())), std::vector<Json>{line(1)});
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 2);
+  const auto file = start_anew();
+  EXPECT_EQ(read_metrics(path), std::vector<Json>{line(1)});
+  EXPECT_EQ(read_metrics(metrics_path(folder.path())), std::vector<Json>{line(2)});
+  MetricsFile::take_place_of_earlier(folder.path());
+  file->write(line(3));
+  EXPECT_EQ(read_metrics(path), (std::vector<Json>{line(2), line(3)}));
+  EXPECT_EQ(event_files(folder.path()), 1);
+}
+
 TEST(Metrics, TrainerStateIsSortedAndIndentedAsTransformersWritesIt) {
   TrainerState state;
   state.global_step = 3;
