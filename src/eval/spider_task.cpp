@@ -16,7 +16,7 @@ namespace qlora {
 struct SpiderScorer::Database {
   SpiderSchema schema;
   ForeignKeyMap foreign_keys;
-  std::string file;  // empty where it is absent
+  std::vector<std::string> files;  // of this schema; empty where there is none
 };
 
 // The two readings of an answer, and what became of them: as it is, and the SQL in it.
@@ -79,6 +79,21 @@ struct AnswerCounts {
     return out;
   }
 };
+
+// <db_id>.sqlite, then every other .sqlite file beside it, by name: the contents that a prediction must be right on.
+std::vector<std::string> database_files(const std::filesystem::path& folder) {
+  std::vector<std::string> files;
+  if (!std::filesystem::is_directory(folder)) return files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() == ".sqlite" && entry.is_regular_file())
+      files.push_back(std::filesystem::absolute(entry.path()).string());
+  }
+  const std::string first = std::filesystem::absolute(folder / (folder.filename().string() + ".sqlite")).string();
+  std::sort(files.begin(), files.end(), [&](const std::string& a, const std::string& b) {
+    return std::pair(a != first, a) < std::pair(b != first, b);
+  });
+  return files;
+}
 
 std::optional<SpiderQuery> try_parse(const std::string& sql, const SpiderSchema& schema) {
   try {
@@ -155,12 +170,10 @@ const SpiderScorer::Database& SpiderScorer::database(const std::string& id) {
     throw DataError(
         fmt::format("{}: no database '{}'; the questions and `tables` do not belong together", tables_.string(), id));
   }
-  entry = std::make_shared<Database>(Database{known->second.schema, known->second.foreign_keys, ""});
-  const auto file = db_dir_ / id / (id + ".sqlite");
-  if (std::filesystem::is_regular_file(file)) {
-    entry->file = std::filesystem::absolute(file).string();
-    entry->schema = read_sqlite_schema(file);  // what the official evaluator parses against
-  }
+  entry = std::make_shared<Database>(
+      Database{known->second.schema, known->second.foreign_keys, database_files(db_dir_ / id)});
+  // What the official evaluator parses against.
+  if (!entry->files.empty()) entry->schema = read_sqlite_schema(entry->files.front());
   return *entry;
 }
 
@@ -184,12 +197,12 @@ void SpiderScorer::execute(std::vector<Item>& items, const std::function<void(si
   std::vector<ExecutionJob> jobs;
   std::vector<Item*> of_job;
   for (auto& item : items) {
-    if (item.database->file.empty()) {
+    if (item.database->files.empty()) {
       item.raw.outcome = item.extracted.outcome = ExecutionOutcome::kGoldFailed;
       item.raw.message = item.extracted.message = "there is no database file";
       continue;
     }
-    jobs.push_back({{item.database->file}, item.row.gold, {item.row.prediction}, plug_values_});
+    jobs.push_back({item.database->files, item.row.gold, {item.row.prediction}, plug_values_});
     if (trim(item.row.prediction) != item.row.extracted) jobs.back().predictions.push_back(item.row.extracted);
     of_job.push_back(&item);
   }

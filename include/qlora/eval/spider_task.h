@@ -31,7 +31,8 @@ const std::vector<std::string>& spider_score_names();
 class SpiderScorer {
  public:
   // tables: tables.json, for foreign keys, and for the schema of a database that is absent (then nothing can be
-  // executed: execution and syntax_valid are 0). db_dir: <db_id>/<db_id>.sqlite.
+  // executed: execution and syntax_valid are 0). db_dir: <db_id>/<db_id>.sqlite. Where further .sqlite files lie beside
+  // it (the same schema with other rows, as the test suites have them), execution counts where it is right on all.
   // plug_values: as ExecutionJob has it.
   SpiderScorer(const std::filesystem::path& tables, std::filesystem::path db_dir, SandboxLimits limits,
                bool plug_values = false);

@@ -87,6 +87,25 @@ TEST_F(SpiderTaskTest, BothReadingsOfAnAnswerStandBesideEachOther) {
   EXPECT_EQ(raw.rows[1].scores, std::vector<double>(7, 0.0));
 }
 
+// Answers that are right on music.sqlite by chance, and one that runs on the variant alone.
+TEST_F(SpiderTaskTest, ExecutionCountsOnEveryDatabaseOfTheFolder) {
+  const std::vector<std::string> lucky = {"SELECT 4", "SELECT name , age FROM singer WHERE age < 35"};
+  const auto execution = [&](const std::vector<std::string>& answers) {
+    SpiderScorer scorer(files_.tables(), files_.folder() / "database", {5.0, size_t{256} << 20, 1});
+    const TaskResult task = scorer.score(questions_, answers, Extract::kNone);
+    return std::vector<double>{task.rows[0].scores[2], task.rows[1].scores[2]};
+  };
+  EXPECT_THAT(execution(lucky), ElementsAre(1, 1));
+  files_.add_variant("music.sqlite-journal", "CREATE TABLE no_database(a)");  // not a .sqlite file
+  EXPECT_THAT(execution(lucky), ElementsAre(1, 1));
+  files_.add_variant("a_variant.sqlite",
+                     "INSERT INTO singer VALUES (5, 'Dan', 'Peru', 20); DROP TABLE concert;"
+                     "CREATE TABLE late(a)");
+  EXPECT_THAT(execution(lucky), ElementsAre(0, 0));
+  EXPECT_THAT(execution(perfect_), ElementsAre(1, 1));
+  EXPECT_THAT(execution({"SELECT count(*) FROM singer, late", questions_[1].gold}), ElementsAre(0, 1));
+}
+
 TEST_F(SpiderTaskTest, BrokenGoldIsCountedAndScoresNothing) {
   questions_[0].gold = "SELECT upper(nme) FROM singer";
   const TaskResult task = scorer_.score(questions_, perfect_, Extract::kNone);
