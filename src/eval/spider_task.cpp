@@ -120,6 +120,7 @@ std::string words_for(const ExecutionVerdict& verdict) {
 struct TextMatch {
   bool parsed = false;
   ExactMatch match;
+  bool exact_with_values = false;
 };
 
 TextMatch match_text(const std::optional<SpiderQuery>& gold, const std::string& text, const SpiderSchema& schema,
@@ -128,11 +129,14 @@ TextMatch match_text(const std::optional<SpiderQuery>& gold, const std::string& 
   TextMatch result;
   result.parsed = query.has_value();
   if (gold) result.match = match_exactly(*gold, query.value_or(unparsed_query()), schema, foreign_keys);
+  if (result.match.exact)
+    result.exact_with_values = match_exactly(*gold, *query, schema, foreign_keys, ConditionValues::kCompared).exact;
   return result;
 }
 
-constexpr std::array<std::string_view, 7> kScores = {"parsed",           "exact",       "execution",   "exact_string",
-                                                     "exact_normalized", "token_match", "syntax_valid"};
+constexpr std::array<std::string_view, 9> kScores = {
+    "parsed",      "exact",        "execution",         "exact_string", "exact_normalized",
+    "token_match", "syntax_valid", "exact_with_values", "answer_only"};
 
 // In the order of kScores.
 std::vector<double> all_scores(const std::string& text, const std::string& gold, const TextMatch& match,
@@ -144,7 +148,9 @@ std::vector<double> all_scores(const std::string& text, const std::string& gold,
           number(exact_string(text, gold)),
           number(exact_normalized(text, gold)),
           token_match(text, gold),
-          number(verdict.syntax_valid)};
+          number(verdict.syntax_valid),
+          number(match.exact_with_values),
+          number(answer_form(text) == std::array<bool, kAnswerPartNames.size()>{})};
 }
 
 }  // namespace
@@ -251,6 +257,8 @@ TaskResult SpiderScorer::score(const std::vector<SpiderQuestion>& questions, con
     }
     answer_counts.add(item.row);
     item.row.error = words_for(item.raw);
+    if (!item.raw.gold_result.empty()) item.row.details["gold_result"] = item.raw.gold_result;
+    if (!item.raw.result.empty()) item.row.details["result"] = item.raw.result;
     not_parsed += item.gold ? 0 : 1;
     not_executed += item.raw.outcome == ExecutionOutcome::kGoldFailed ? 1 : 0;
     result.rows.push_back(std::move(item.row));
