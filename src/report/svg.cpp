@@ -163,7 +163,7 @@ std::string svg_histogram(const std::vector<double>& values, std::string_view x_
 }
 
 std::string svg_bars(const std::vector<std::string>& series, const std::vector<BarGroup>& groups) {
-  constexpr double kWide = 480, kBar = 18, kGap = 10, kLabel = 130, kValue = 64;  // so narrow that a phone can show it
+  constexpr double kWide = 480, kBar = 18, kGap = 10, kLabel = 150, kValue = 64;  // so narrow that a phone can show it
   const double group_height = kBar * static_cast<double>(series.size()) + kGap;
   const double legend = kBar * static_cast<double>(series.size()) + 8;  // a line a name: names may be long
   const double height = legend + group_height * static_cast<double>(groups.size());

@@ -116,6 +116,9 @@ def check_looks(page):
     # Letters in the chart are no smaller than 9 pixels on a phone.
     page.call("Emulation.setDeviceMetricsOverride", width=360, height=800, deviceScaleFactor=1, mobile=True)
     assert page.value("document.querySelector('svg text').getBoundingClientRect().height") >= 9
+    cut = page.value("Array.from(document.querySelectorAll('svg text')).filter(text => { const box = text.getBBox(); return "
+                     "box.x < 0 || box.x + box.width > text.ownerSVGElement.viewBox.baseVal.width; }).map(text => text.textContent)")
+    assert cut == [], cut
 
 
 def check_keyboard(page):
