@@ -37,9 +37,11 @@ std::vector<FlippedAnswer> flipped_answers(const EvalResults& results) {
       for (const auto& flip : flipped_rows(*of_base, task, main_score(task))) {
         const EvalRow& before = of_base->rows[flip.row];
         const EvalRow& after = task.rows[flip.row];
+        const auto rows_of = [](const EvalRow& row, const char* key) { return row.details.value(key, ""); };
         const std::string place = after.id.is_string() ? after.id.get<std::string>() : after.id.dump();
         out.push_back({run.name, place, after.group, after.question, after.gold, before.prediction, after.prediction,
-                       before.error, after.error, flip.won});
+                       before.error, after.error, flip.won, rows_of(after, "gold_result"), rows_of(before, "result"),
+                       rows_of(after, "result")});
       }
     }
   }

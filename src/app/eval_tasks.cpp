@@ -50,6 +50,34 @@ EncodedSet encode_part(const Dataset& dataset, const RowEncoder& encoder, const 
   return set;
 }
 
+// Rows in windows of `length` tokens, each beginning `stride` after the one before; a token's label stays in the first
+// window that has it. As transformers' guide to the perplexity of models with a fixed length has it. Windows without
+// anything to predict are left out. row_of: the row of each window.
+PreparedSet windows_of(const PreparedSet& rows, std::int64_t length, std::int64_t stride,
+                       std::vector<std::size_t>& row_of) {
+  std::vector<EncodedRow> windows;
+  std::vector<Json> ids;
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    const std::span<const std::int32_t> tokens = rows.ids(row);
+    std::int64_t counted = 0;
+    for (std::int64_t begin = 0; counted < std::ssize(tokens); begin += stride) {
+      const std::int64_t end = std::min(begin + length, static_cast<std::int64_t>(tokens.size()));
+      EncodedRow window;
+      for (std::int64_t t = begin; t < end; ++t) {
+        window.ids.push_back(tokens[static_cast<std::size_t>(t)]);
+        window.labelled.push_back(t >= counted && rows.labelled(row, t) ? 1 : 0);
+      }
+      counted = end;
+      if (window.targets() == 0) continue;
+      windows.push_back(std::move(window));
+      ids.push_back(rows.row_id(row));
+      row_of.push_back(row);
+    }
+  }
+  if (windows.empty()) throw DataError("perplexity: no window has a token to predict; a longer max_length shows more");
+  return PreparedSet::from_rows(windows, ids, Json::object());
+}
+
 std::string last_answer(const Example& example) {
   if (example.kind != Example::Kind::kChat) return example.answer;
   if (example.messages.empty() || example.messages.back().value("role", "") != "assistant") return "";
@@ -86,8 +114,16 @@ EvalTasks::EvalTasks(const EvalJob& job, const std::filesystem::path& model, con
   if (generates()) prompts_ = render_prompts(*rows, config.longest_row());
   for (std::size_t i = 0; i < questions_.size() && i < prompts_.size(); ++i) questions_[i].prompt = prompts_[i].text;
   if (has_task(job_.eval, "perplexity")) {
-    const ModelLimits limits = resolve_limits(job_.data, read_model_limits(model));
+    ModelLimits limits = resolve_limits(job_.data, read_model_limits(model));
+    const std::int64_t length = limits.positions.value_or(0);
+    const std::int64_t stride = length > 0 ? job_.eval.stride.value_or(0) : 0;  // 0: rows as they are
+    if (stride > length) {
+      throw UsageError(fmt::format(
+          "stride: {} is more than a window's {} tokens: what lies between would not be counted", stride, length));
+    }
+    if (stride > 0) limits.positions.reset();
     perplexity_ = encode_part(*rows, encoder_, limits, part_);
+    if (stride > 0) perplexity_.rows = windows_of(perplexity_.rows, length, stride, row_of_window_);
   }
 }
 
@@ -273,13 +309,12 @@ TaskResult EvalTasks::perplexity(const std::string& name, Decoder& decoder, Part
   task.task = "perplexity";
   task.scores = {"nll"};
   for (std::size_t i = 0; i < loss.rows.size(); ++i) {
-    EvalRow row;
-    row.id = rows.row_id(i);
-    row.nll = loss.rows[i].nll;
-    row.tokens = loss.rows[i].tokens;
-    row.scores = {row.nll / static_cast<double>(std::max<std::int64_t>(row.tokens, 1))};
-    task.rows.push_back(std::move(row));
+    const bool goes_on = i > 0 && !row_of_window_.empty() && row_of_window_[i] == row_of_window_[i - 1];
+    if (!goes_on) task.rows.emplace_back().id = rows.row_id(i);
+    task.rows.back().nll += loss.rows[i].nll;
+    task.rows.back().tokens += loss.rows[i].tokens;
   }
+  for (EvalRow& row : task.rows) row.scores = {row.nll / static_cast<double>(std::max<std::int64_t>(row.tokens, 1))};
   task.overall = {{"loss", loss.mean()}, {"perplexity", std::exp(loss.mean())}};
   task.details["left_out"] = perplexity_.counts.dropped;
   task.details["truncated"] = perplexity_.counts.truncated;

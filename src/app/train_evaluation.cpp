@@ -12,6 +12,7 @@ EvalJob eval_job_of(const TrainJob& job) {
   EvalJob eval{job.common, job.model, job.data, job.generate, job.eval};
   eval.eval.tasks = job.train.eval_tasks;
   eval.eval.limit = job.train.max_eval_samples;
+  eval.generate.beside_training = true;
   // Rows that val_size takes come from there, and so do Spider's databases.
   if (eval.data.eval_dataset.empty()) eval.data.eval_dataset = job.data.dataset;
   return eval;

@@ -61,7 +61,8 @@ void declare_prompts(Schema<DataOptions>& schema) {
       .choices(
           {{"question", PromptStyle::kQuestion}, {"schema", PromptStyle::kSchema}, {"context", PromptStyle::kContext}});
   schema.key("tables", &D::tables, "Spider: tables.json, the schemas of the databases.");
-  schema.key("db_dir", &D::db_dir, "Spider: the folder of <db_id>/<db_id>.sqlite.");
+  schema.key("db_dir", &D::db_dir,
+             "Spider: the folder of <db_id>/<db_id>.sqlite; execution is scored on every .sqlite file beside it, too.");
 }
 
 void declare_tokens(Schema<DataOptions>& schema) {

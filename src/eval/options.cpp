@@ -57,6 +57,12 @@ void declare(Schema<EvalOptions>& schema) {
              "task.score:minimum, as in spider.execution:0.6; exit 7 where it is missed. May be given several times.");
   schema.key("mmlu_dir", &E::mmlu_dir, "The folder of MMLU: test/NAME_test.csv and dev/NAME_dev.csv.");
   schema.key("mmlu_limit", &E::mmlu_limit, "Questions of each subject.").at_least(1);
+  schema
+      .key(
+          "stride", &E::stride,
+          "Perplexity: a row longer than max_length is read in windows of that length which begin so many tokens after "
+          "each other; each token counts once. Unset: such a row is left out, or cut as `overflow` says.")
+      .at_least(1);
 }
 
 }  // namespace qlora

@@ -16,7 +16,7 @@ namespace qlora {
 struct SpiderScorer::Database {
   SpiderSchema schema;
   ForeignKeyMap foreign_keys;
-  std::string file;  // empty where it is absent
+  std::vector<std::string> files;  // of this schema; empty where there is none
 };
 
 // The two readings of an answer, and what became of them: as it is, and the SQL in it.
@@ -80,6 +80,21 @@ struct AnswerCounts {
   }
 };
 
+// <db_id>.sqlite, then every other .sqlite file beside it, by name: the contents that a prediction must be right on.
+std::vector<std::string> database_files(const std::filesystem::path& folder) {
+  std::vector<std::string> files;
+  if (!std::filesystem::is_directory(folder)) return files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() == ".sqlite" && entry.is_regular_file())
+      files.push_back(std::filesystem::absolute(entry.path()).string());
+  }
+  const std::string first = std::filesystem::absolute(folder / (folder.filename().string() + ".sqlite")).string();
+  std::sort(files.begin(), files.end(), [&](const std::string& a, const std::string& b) {
+    return std::pair(a != first, a) < std::pair(b != first, b);
+  });
+  return files;
+}
+
 std::optional<SpiderQuery> try_parse(const std::string& sql, const SpiderSchema& schema) {
   try {
     return parse_spider_sql(sql, schema);
@@ -105,6 +120,7 @@ std::string words_for(const ExecutionVerdict& verdict) {
 struct TextMatch {
   bool parsed = false;
   ExactMatch match;
+  bool exact_with_values = false;
 };
 
 TextMatch match_text(const std::optional<SpiderQuery>& gold, const std::string& text, const SpiderSchema& schema,
@@ -113,11 +129,14 @@ TextMatch match_text(const std::optional<SpiderQuery>& gold, const std::string& 
   TextMatch result;
   result.parsed = query.has_value();
   if (gold) result.match = match_exactly(*gold, query.value_or(unparsed_query()), schema, foreign_keys);
+  if (result.match.exact)
+    result.exact_with_values = match_exactly(*gold, *query, schema, foreign_keys, ConditionValues::kCompared).exact;
   return result;
 }
 
-constexpr std::array<std::string_view, 7> kScores = {"parsed",           "exact",       "execution",   "exact_string",
-                                                     "exact_normalized", "token_match", "syntax_valid"};
+constexpr std::array<std::string_view, 9> kScores = {
+    "parsed",      "exact",        "execution",         "exact_string", "exact_normalized",
+    "token_match", "syntax_valid", "exact_with_values", "answer_only"};
 
 // In the order of kScores.
 std::vector<double> all_scores(const std::string& text, const std::string& gold, const TextMatch& match,
@@ -129,7 +148,9 @@ std::vector<double> all_scores(const std::string& text, const std::string& gold,
           number(exact_string(text, gold)),
           number(exact_normalized(text, gold)),
           token_match(text, gold),
-          number(verdict.syntax_valid)};
+          number(verdict.syntax_valid),
+          number(match.exact_with_values),
+          number(answer_form(text) == std::array<bool, kAnswerPartNames.size()>{})};
 }
 
 }  // namespace
@@ -155,12 +176,10 @@ const SpiderScorer::Database& SpiderScorer::database(const std::string& id) {
     throw DataError(
         fmt::format("{}: no database '{}'; the questions and `tables` do not belong together", tables_.string(), id));
   }
-  entry = std::make_shared<Database>(Database{known->second.schema, known->second.foreign_keys, ""});
-  const auto file = db_dir_ / id / (id + ".sqlite");
-  if (std::filesystem::is_regular_file(file)) {
-    entry->file = std::filesystem::absolute(file).string();
-    entry->schema = read_sqlite_schema(file);  // what the official evaluator parses against
-  }
+  entry = std::make_shared<Database>(
+      Database{known->second.schema, known->second.foreign_keys, database_files(db_dir_ / id)});
+  // What the official evaluator parses against.
+  if (!entry->files.empty()) entry->schema = read_sqlite_schema(entry->files.front());
   return *entry;
 }
 
@@ -184,12 +203,12 @@ void SpiderScorer::execute(std::vector<Item>& items, const std::function<void(si
   std::vector<ExecutionJob> jobs;
   std::vector<Item*> of_job;
   for (auto& item : items) {
-    if (item.database->file.empty()) {
+    if (item.database->files.empty()) {
       item.raw.outcome = item.extracted.outcome = ExecutionOutcome::kGoldFailed;
       item.raw.message = item.extracted.message = "there is no database file";
       continue;
     }
-    jobs.push_back({{item.database->file}, item.row.gold, {item.row.prediction}, plug_values_});
+    jobs.push_back({item.database->files, item.row.gold, {item.row.prediction}, plug_values_});
     if (trim(item.row.prediction) != item.row.extracted) jobs.back().predictions.push_back(item.row.extracted);
     of_job.push_back(&item);
   }
@@ -238,6 +257,8 @@ TaskResult SpiderScorer::score(const std::vector<SpiderQuestion>& questions, con
     }
     answer_counts.add(item.row);
     item.row.error = words_for(item.raw);
+    if (!item.raw.gold_result.empty()) item.row.details["gold_result"] = item.raw.gold_result;
+    if (!item.raw.result.empty()) item.row.details["result"] = item.raw.result;
     not_parsed += item.gold ? 0 : 1;
     not_executed += item.raw.outcome == ExecutionOutcome::kGoldFailed ? 1 : 0;
     result.rows.push_back(std::move(item.row));

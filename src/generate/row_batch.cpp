@@ -108,7 +108,8 @@ std::int64_t cache_slots_for(const Decoder& decoder, std::int64_t capacity, std:
 std::int64_t answer_slots(const Decoder& decoder, const GenerateOptions& options, std::int64_t prompts,
                           std::int64_t capacity) {
   if (options.batch_size) return std::min(prompts, *options.batch_size);
-  return cache_slots_for(decoder, capacity, std::min(prompts, kMostAnswers));
+  const bool many = decoder.device().is_cuda() && !options.beside_training;
+  return cache_slots_for(decoder, capacity, std::min(prompts, many ? kMostAnswersOnGpu : kMostAnswers));
 }
 
 }  // namespace qlora

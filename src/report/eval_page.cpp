@@ -77,16 +77,34 @@ void add_answers(HtmlPage& page, const Json& report, const std::string& task) {
   if (rows.size() > 1) page.table(rows);
 }
 
+std::vector<std::string> pair_row(const std::string& score, const Json& p) {
+  const double difference = p["tuned"].get<double>() - p["base"].get<double>();
+  return {score,
+          score_text(score, p["base"]),
+          score_text(score, p["tuned"]),
+          change_text(score, difference),
+          change_text(score, p["interval"][0].get<double>()),
+          change_text(score, p["interval"][1].get<double>()),
+          p["wins"].dump(),
+          p["losses"].dump(),
+          p["ties"].dump(),
+          fmt::format("{:.4g}", p["p_value"].get<double>())};
+}
+
 void add_pairs(HtmlPage& page, const std::string& base, const std::string& run, const Json& scores) {
   Rows rows = {{"score", base, run, "difference", "95 % from", "to", "wins", "losses", "ties", "p"}};
+  Rows by_group = rows;
+  by_group[0].insert(by_group[0].begin(), "of");
   for (const auto& [score, p] : scores.items()) {
-    const double difference = p["tuned"].get<double>() - p["base"].get<double>();
-    rows.push_back({score, score_text(score, p["base"]), score_text(score, p["tuned"]), change_text(score, difference),
-                    change_text(score, p["interval"][0].get<double>()),
-                    change_text(score, p["interval"][1].get<double>()), p["wins"].dump(), p["losses"].dump(),
-                    p["ties"].dump(), fmt::format("{:.4g}", p["p_value"].get<double>())});
+    rows.push_back(pair_row(score, p));
+    const Json groups = p.value("by", Json::object());
+    for (const auto& [group, of_group] : groups.items()) {
+      by_group.push_back(pair_row(score, of_group));
+      by_group.back().insert(by_group.back().begin(), group);
+    }
   }
   page.table(rows);
+  if (by_group.size() > 1) page.table(by_group);
 }
 
 std::string flip_html(const FlippedAnswer& flip, const std::string& base) {
@@ -96,8 +114,10 @@ std::string flip_html(const FlippedAnswer& flip, const std::string& base) {
   const auto answer = [](const std::string& text, const std::string& error) {
     return error.empty() ? text : text + "\n-- " + error;
   };
-  return "<dl>" + block("gold", flip.gold) + block(base, answer(flip.base_answer, flip.base_error)) +
-         block(flip.run, answer(flip.tuned_answer, flip.tuned_error)) + "</dl>\n";
+  const auto rows = [&](const std::string& text) { return text.empty() ? text : block("its rows", text); };
+  return "<dl>" + block("gold", flip.gold) + rows(flip.gold_result) +
+         block(base, answer(flip.base_answer, flip.base_error)) + rows(flip.base_result) +
+         block(flip.run, answer(flip.tuned_answer, flip.tuned_error)) + rows(flip.tuned_result) + "</dl>\n";
 }
 
 void add_flips(HtmlPage& page, const std::vector<FlippedAnswer>& flipped, const std::string& score,

@@ -11,7 +11,7 @@ namespace {
 constexpr std::string_view kStyle = R"css(
 :root { color-scheme: light dark; --ink: #1c2024; --paper: #fff; --faint: #6b7480; --rule: #d9dee4; --fill: #f3f5f7;
   --c0: #2266bb; --c1: #c2571a; --c2: #2b8a57; --c3: #8a4fbf; --good: #1d7a46; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7ea; --paper: #15181c; --faint: #98a2ad; --rule: #343a42;
+@media screen and (prefers-color-scheme: dark) { :root { --ink: #e4e7ea; --paper: #15181c; --faint: #98a2ad; --rule: #343a42;
   --fill: #1f242a; --c0: #6aa7f0; --c1: #f0925a; --c2: #62c78f; --c3: #c095ee; --good: #6fd39a; --bad: #ff8a80; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 70rem; padding: 1rem; background: var(--paper); color: var(--ink);
@@ -21,14 +21,15 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; border-botto
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { background: var(--fill); white-space: nowrap; } th button { all: unset; cursor: pointer; font-weight: 600; }
-th button:focus-visible { outline: 2px solid var(--c0); }
+th button:focus-visible, summary:focus-visible { outline: 2px solid var(--c0); }
+th[aria-sort=ascending] button::after { content: " \2191"; } th[aria-sort=descending] button::after { content: " \2193"; }
 .num { text-align: right; white-space: nowrap; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dt { color: var(--faint); } dd { margin: 0; }
 pre, code { font: .85rem/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 details { border: 1px solid var(--rule); border-radius: .3rem; padding: .4rem .8rem; margin: .4rem 0; }
 summary { cursor: pointer; } .won { color: var(--good); } .lost { color: var(--bad); }
 svg { max-width: 100%; height: auto; display: block; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
-svg .grid { stroke: var(--rule); } svg .faint { fill: var(--faint); }
+svg.bars text { font-size: 14px; } svg .grid { stroke: var(--rule); } svg .faint { fill: var(--faint); }
 @media print { :root { color-scheme: light; } body { max-width: none; font-size: 11pt; } details { break-inside: avoid; } }
 )css";
 

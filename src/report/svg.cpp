@@ -163,22 +163,24 @@ std::string svg_histogram(const std::vector<double>& values, std::string_view x_
 }
 
 std::string svg_bars(const std::vector<std::string>& series, const std::vector<BarGroup>& groups) {
-  constexpr double kBar = 14, kGap = 10, kLabel = 160, kValue = 64;
+  constexpr double kWide = 480, kBar = 18, kGap = 10, kLabel = 150, kValue = 64;  // so narrow that a phone can show it
   const double group_height = kBar * static_cast<double>(series.size()) + kGap;
-  const double height = 24 + group_height * static_cast<double>(groups.size());
-  std::string svg = fmt::format("<svg viewBox=\"0 0 {} {:.0f}\" width=\"{}\" height=\"{:.0f}\" role=\"img\">\n", kWidth,
-                                height, kWidth, height);
+  const double legend = kBar * static_cast<double>(series.size()) + 8;  // a line a name: names may be long
+  const double height = legend + group_height * static_cast<double>(groups.size());
+  std::string svg =
+      fmt::format("<svg class=\"bars\" viewBox=\"0 0 {} {:.0f}\" width=\"{}\" height=\"{:.0f}\" role=\"img\">\n", kWide,
+                  height, kWide, height);
   for (size_t i = 0; i < series.size(); ++i) {
-    svg += fmt::format("<text style=\"fill:var(--c{})\" x=\"{:.0f}\" y=\"14\">{}</text>\n", i % kColours,
-                       kLabel + 140 * static_cast<double>(i), escape_html(series[i]));
+    svg += fmt::format("<text style=\"fill:var(--c{})\" x=\"{:.0f}\" y=\"{:.0f}\">{}</text>\n", i % kColours, kLabel,
+                       14 + kBar * static_cast<double>(i), escape_html(series[i]));
   }
   for (size_t g = 0; g < groups.size(); ++g) {
-    const double top = 24 + group_height * static_cast<double>(g);
+    const double top = legend + group_height * static_cast<double>(g);
     svg += fmt::format("<text x=\"{:.0f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>\n", kLabel - 8,
-                       top + (group_height - kGap) / 2 + 4, escape_html(groups[g].label));
+                       top + (group_height - kGap) / 2 + 5, escape_html(groups[g].label));
     for (size_t i = 0; i < groups[g].values.size(); ++i) {
       const double value = std::isfinite(groups[g].values[i]) ? std::clamp(groups[g].values[i], 0.0, 1.0) : 0.0;
-      const double length = value * (kWidth - kLabel - kValue);
+      const double length = value * (kWide - kLabel - kValue);
       const double y = top + kBar * static_cast<double>(i);
       svg += fmt::format(
           "<rect style=\"fill:var(--c{})\" x=\"{:.0f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.0f}\"/>"

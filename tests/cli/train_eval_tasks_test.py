@@ -8,7 +8,8 @@ import tiny_model
 from train_test import STEPS, TrainRuns, metrics, numbers
 
 DEMO = tiny_model.SOURCE / "data/demo"
-TASKS = {"spider": ["parsed", "exact", "execution", "exact_string", "exact_normalized", "token_match", "syntax_valid"],
+TASKS = {"spider": ["parsed", "exact", "execution", "exact_string", "exact_normalized", "token_match", "syntax_valid",
+                    "exact_with_values", "answer_only"],
          "generate": ["exact_string", "bleu", "chrf", "rouge1", "rouge2", "rougeL"],
          "perplexity": ["nll", "loss", "perplexity"]}
 SCORES = [f"eval_{task}_{score}" for task, scores in TASKS.items() for score in scores]

@@ -74,6 +74,7 @@ class EvalTasks {
   std::optional<MmluEvaluation> mmlu_;
   std::vector<Prompt> prompts_;
   EncodedSet perplexity_;
+  std::vector<std::size_t> row_of_window_;  // for each of perplexity_.rows; empty: they are whole rows
   std::int64_t new_tokens_ = 0;
   double generation_seconds_ = 0.0;
 };

@@ -36,6 +36,7 @@ struct EvalOptions {
   std::vector<RequiredScore> require;
   std::string mmlu_dir;
   std::optional<int64_t> mmlu_limit;
+  std::optional<int64_t> stride;  // perplexity: tokens from the beginning of a window to that of the next one
 };
 
 void declare(Schema<EvalOptions>& schema);

@@ -23,7 +23,8 @@ struct SpiderQuestion {
   std::string prompt;
 };
 
-// parsed, exact, execution, exact_string, exact_normalized, token_match, syntax_valid.
+// parsed, exact, execution, exact_string, exact_normalized, token_match, syntax_valid, exact_with_values (exact, where
+// the values of conditions are equal, too), answer_only (no kAnswerPartNames: nothing but SQL).
 const std::vector<std::string>& spider_score_names();
 
 // Scores answers to questions about databases. Make one before the process is large (it forks its workers then) and
@@ -31,7 +32,8 @@ const std::vector<std::string>& spider_score_names();
 class SpiderScorer {
  public:
   // tables: tables.json, for foreign keys, and for the schema of a database that is absent (then nothing can be
-  // executed: execution and syntax_valid are 0). db_dir: <db_id>/<db_id>.sqlite.
+  // executed: execution and syntax_valid are 0). db_dir: <db_id>/<db_id>.sqlite. Where further .sqlite files lie beside
+  // it (the same schema with other rows, as the test suites have them), execution counts where it is right on all.
   // plug_values: as ExecutionJob has it.
   SpiderScorer(const std::filesystem::path& tables, std::filesystem::path db_dir, SandboxLimits limits,
                bool plug_values = false);
@@ -40,8 +42,9 @@ class SpiderScorer {
   // A gold outside of Spider's dialect is counted in details["gold_not_parsed"] and taken as extra hard, one that does
   // not run in details["gold_not_executed"]; both score 0 there. details["partial"] has the clauses' accuracy, recall
   // and F1 as the official evaluator sums them, over all rows and "by" level. details["answers"] counts the raw answers
-  // that are "sql_alone", and those that have each of kAnswerPartNames; a row's details say "has" which. Throws
-  // DataError for a db_id that tables.json does not know.
+  // that are "sql_alone", and those that have each of kAnswerPartNames; a row's details say "has" which, and
+  // the first rows of gold ("gold_result") and answer ("result", where it differs). Throws DataError for a db_id that
+  // tables.json does not know.
   TaskResult score(const std::vector<SpiderQuestion>& questions, const std::vector<std::string>& answers,
                    Extract extract, const std::function<void(size_t)>& on_done = {});
 

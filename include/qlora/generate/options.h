@@ -19,6 +19,7 @@ struct GenerateOptions {
   double repetition_penalty = 1.0;
   std::vector<std::string> stop;      // an answer ends before the first of these texts
   std::optional<int64_t> batch_size;  // unset: what fits
+  bool beside_training = false;       // no key: on a GPU fewer rows at a time, since the training's plan counts them
 };
 
 void declare(Schema<GenerateOptions>& schema);

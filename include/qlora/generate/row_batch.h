@@ -31,8 +31,9 @@ inline constexpr std::int64_t kPassTokens = 4096;
 // `cache` null: every row is whole, from its first token.
 Batch make_row_batch(const std::vector<BatchRow>& rows, KvCache* cache, at::Device device);
 
-// Rows that are answered, and questions whose choices are scored, at a time, where batch_size leaves it open.
-inline constexpr std::int64_t kMostAnswers = 64, kMostQuestions = 256;
+// Rows that are answered, and questions whose choices are scored, at a time, where batch_size leaves it open and memory
+// allows. A GPU's step grows little with its rows: Qwen1.5-1.8B on an H200 gave 19.5k tokens/s with 64, 28.0k with 256.
+inline constexpr std::int64_t kMostAnswers = 64, kMostAnswersOnGpu = 256, kMostQuestions = 256;
 
 // How many cache slots for rows of up to `capacity` tokens fit a quarter of a GPU's free memory, or 1 GiB if that is
 // more: at least 1, at most `most`.

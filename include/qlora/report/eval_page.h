@@ -20,6 +20,8 @@ struct FlippedAnswer {
   std::string base_error;  // why it scored nothing
   std::string tuned_error;
   bool won = false;  // the tuned run scores it
+  // The first rows that they gave, where they were run; empty for an answer whose rows are the gold's.
+  std::string gold_result, base_result, tuned_result;
 };
 
 // `report` as interface and report_json have it. `score` names the score whose flips are shown.

@@ -305,9 +305,9 @@ Hardness hardness_of(const SpiderQuery& query) {
 }
 
 ExactMatch match_exactly(SpiderQuery gold, SpiderQuery predicted, const SpiderSchema& schema,
-                         const ForeignKeyMap& foreign_keys) {
+                         const ForeignKeyMap& foreign_keys, ConditionValues values) {
   for (auto* query : {&gold, &predicted}) {
-    drop_values(*query);
+    if (values == ConditionValues::kIgnored) drop_values(*query);
     ColumnMapper(*query, schema, foreign_keys).apply(*query);
   }
   return match_prepared(gold, predicted);

@@ -174,6 +174,11 @@ class SqlSandbox::Pool {
     const auto message = receive_message(worker.socket);
     if (!message) return give_up(worker, round, ExecutionOutcome::kCrashed, "the worker died");
     WireReader in(*message);
+    while (!in.at_end()) take(worker, in, round);
+    set_clock(worker);
+  }
+
+  static void take(WorkerProcess& worker, WireReader& in, Round& round) {
     switch (static_cast<WorkerEvent>(in.number())) {
       case WorkerEvent::kQueryStarts:
         worker.in_gold = in.number() == 1;
@@ -185,14 +190,15 @@ class SqlSandbox::Pool {
         auto& verdict = round.verdicts.at(worker.task.job).at(worker.task.first++);
         verdict.outcome = static_cast<ExecutionOutcome>(in.number());
         verdict.message = in.text();
+        verdict.gold_result = in.text();
+        verdict.result = in.text();
         break;
       }
       case WorkerEvent::kJobDone:
         worker.busy = false;
         ++round.done;
-        return;
+        break;
     }
-    set_clock(worker);
   }
 
   // The worker is replaced; the prediction it was at is judged, those after it go back to the queue. Where the gold was

@@ -116,18 +116,19 @@ std::string_view fenced_query(std::string_view answer) {
   return {};
 }
 
-bool has_word_after(std::string_view text, std::string_view lower_word) {
-  for (size_t at = 1; at < text.size(); ++at) {
-    if (!is_word(text[at - 1]) && starts_with_word(text.substr(at), lower_word)) return true;
+// Where a word stands last behind the first place; 0 where nowhere.
+size_t last_word(std::string_view text, std::string_view lower_word) {
+  for (size_t at = text.size(); at-- > 1;) {
+    if (!is_word(text[at - 1]) && starts_with_word(text.substr(at), lower_word)) return at;
   }
-  return false;
+  return 0;
 }
 
-bool may_start_here(std::string_view answer, size_t at) {
+bool may_start_here(std::string_view answer, size_t at, size_t last_from, size_t last_as) {
   const std::string_view rest = answer.substr(at);
   const bool select = starts_with_word(rest, "select");
   if (!select && !starts_with_word(rest, "with")) return false;
-  if (!has_word_after(rest, select ? "from" : "as")) return false;
+  if ((select ? last_from : last_as) <= at) return false;
   if (rest.starts_with(select ? "SELECT" : "WITH")) return true;
   size_t before = at;
   while (before > 0 && answer[before - 1] == ' ') --before;
@@ -226,8 +227,9 @@ std::string normalize_sql(std::string_view sql) {
 std::string extract_sql(std::string_view answer) {
   std::string_view query = fenced_query(answer);
   bool in_backquotes = false;
+  const size_t last_from = last_word(answer, "from"), last_as = last_word(answer, "as");
   for (size_t at = 0; query.empty() && at < answer.size(); ++at) {
-    if ((at > 0 && is_word(answer[at - 1])) || !may_start_here(answer, at)) continue;
+    if ((at > 0 && is_word(answer[at - 1])) || !may_start_here(answer, at, last_from, last_as)) continue;
     in_backquotes = at > 0 && answer[at - 1] == '`';
     query = answer.substr(at);
   }

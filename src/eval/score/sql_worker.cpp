@@ -12,6 +12,7 @@
 #include <new>
 #include <stdexcept>
 
+#include <spdlog/fmt/fmt.h>
 #include <sqlite3.h>
 
 #include "qlora/eval/score/plug_values.h"
@@ -144,11 +145,54 @@ ValuePool::Value value_at(sqlite3_stmt* statement, int column) {
   }
 }
 
+// The first rows of a result as people read them: a line a row, " | " between values.
+class FirstRows {
+ public:
+  void add(sqlite3_stmt* statement) {
+    if (++rows_ > kRows || text_.size() > kBytes) return;
+    for (int c = 0; c < sqlite3_column_count(statement); ++c) {
+      if (text_.size() > kBytes) break;
+      if (c > 0) text_ += " | ";
+      text_ += cell(statement, c);
+    }
+    text_ += "\n";
+  }
+  // There are no further rows.
+  void end() { whole_ = true; }
+  std::string text() const { return text_ + (!whole_ ? "..." : rows_ == 1 ? "1 row" : fmt::format("{} rows", rows_)); }
+
+ private:
+  static constexpr size_t kRows = 5, kBytes = 400, kCellBytes = 80;
+
+  static std::string cell(sqlite3_stmt* statement, int column) {
+    switch (sqlite3_column_type(statement, column)) {
+      case SQLITE_NULL:
+        return "NULL";
+      case SQLITE_INTEGER:
+        return std::to_string(sqlite3_column_int64(statement, column));
+      case SQLITE_FLOAT:
+        return fmt::format("{}", sqlite3_column_double(statement, column));
+      case SQLITE_BLOB:
+        return fmt::format("a blob of {} bytes", sqlite3_column_bytes(statement, column));
+      default:
+        break;
+    }
+    const auto* data = reinterpret_cast<const char*>(sqlite3_column_text(statement, column));
+    const std::string_view bytes(data, static_cast<size_t>(sqlite3_column_bytes(statement, column)));
+    return valid_utf8(bytes.substr(0, kCellBytes)) + (bytes.size() > kCellBytes ? "..." : "");
+  }
+
+  std::string text_;
+  size_t rows_ = 0;
+  bool whole_ = false;
+};
+
 // The gold's result on one database, with the values that occur in it.
 struct GoldResult {
   explicit GoldResult(size_t memory) : pool(memory) {}
   ValuePool pool;
   ResultTable table;
+  std::string first_rows;
 };
 
 class Worker {
@@ -169,25 +213,37 @@ class Worker {
       const std::string prediction = in.text();
       ExecutionVerdict verdict = judge(prediction);
       if (plug_values && verdict.outcome != ExecutionOutcome::kGoldFailed && equal_when_plugged(gold, prediction))
-        verdict = {ExecutionOutcome::kEqual, false, ""};
-      say(event(WorkerEvent::kVerdict).number(static_cast<uint64_t>(verdict.outcome)).text(verdict.message));
+        verdict = {ExecutionOutcome::kEqual, false, "", gold_rows_, ""};
+      say(WorkerEvent::kVerdict).number(static_cast<uint64_t>(verdict.outcome)).text(verdict.message);
+      unsent_.text(verdict.gold_result).text(verdict.result);
+      if (i + 1 < count) send();
     }
     golds_.clear();
-    say(event(WorkerEvent::kJobDone));
+    say(WorkerEvent::kJobDone);
+    send();
   }
 
  private:
-  static WireWriter event(WorkerEvent what) { return WireWriter().number(static_cast<uint64_t>(what)); }
-  void say(const WireWriter& message) const { send_message(socket_, message.bytes()); }
+  // What is said goes out with the next send(): few messages make a job fast.
+  WireWriter& say(WorkerEvent what) { return unsent_.number(static_cast<uint64_t>(what)); }
+  void send() {
+    send_message(socket_, unsent_.bytes());
+    unsent_ = {};
+  }
 
   void start_query(bool gold) {
-    say(event(WorkerEvent::kQueryStarts).number(gold ? 1 : 0));
+    say(WorkerEvent::kQueryStarts).number(gold ? 1 : 0);
+    send();
+    set_deadline();
+  }
+  void set_deadline() {
     deadline_ =
         Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(limits_.seconds));
   }
 
   ExecutionVerdict judge(const std::string& prediction) {
     ExecutionVerdict verdict;
+    gold_rows_.clear();
     check_syntax(prediction);
     if (trim(prediction).empty()) return verdict;
     try {
@@ -199,6 +255,8 @@ class Worker {
     } catch (const std::bad_alloc&) {
       verdict.outcome = ExecutionOutcome::kMemory;
     }
+    verdict.gold_result = gold_rows_;
+    if (verdict.outcome == ExecutionOutcome::kDifferent) verdict.result = rows_.text();
     return verdict;
   }
 
@@ -227,19 +285,23 @@ class Worker {
                        [&](const std::string& database) { return equal_on(database, sql, start); });
   }
 
+  // The parent's clock runs already: it started with the job, or with the verdict before.
   void check_syntax(const std::string& prediction) {
-    start_query(false);
+    set_deadline();
     try {
       compile(databases_.open(databases_in_job_.at(0)), prediction);
-      say(event(WorkerEvent::kSyntaxValid));
+      say(WorkerEvent::kSyntaxValid);
     } catch (const QueryFailure&) {
     } catch (const std::bad_alloc&) {  // not valid within the sandbox's limits
     }
   }
 
-  // The gold runs first, on each database once a job.
+  // The gold runs first, on each database once a job, or again where its results on many do not all fit.
   const GoldResult& gold_on(const std::string& database) {
     if (const auto found = golds_.find(database); found != golds_.end()) return *found->second;
+    size_t kept = 0;
+    for (const auto& [other, gold] : golds_) kept += gold->pool.bytes();
+    if (kept > limits_.memory_bytes / 8) golds_.clear();
     start_query(true);
     try {
       auto result = std::make_unique<GoldResult>(limits_.memory_bytes / 4);
@@ -255,25 +317,32 @@ class Worker {
   static void read_gold(sqlite3* db, sqlite3_stmt* statement, GoldResult& result) {
     const int columns = sqlite3_column_count(statement);
     result.table.columns = static_cast<size_t>(columns);
+    FirstRows first_rows;
     int rc = SQLITE_OK;
     while ((rc = sqlite3_step(statement)) == SQLITE_ROW) {
+      first_rows.add(statement);
       for (int c = 0; c < columns; ++c) result.table.cells.push_back(result.pool.add(value_at(statement, c)));
     }
     if (rc != SQLITE_DONE) fail_with(db, rc);
+    first_rows.end();
+    result.first_rows = first_rows.text();
   }
 
   // Row by row, no further than to the first value, row or column that the gold does not have: so the prediction's
   // result never takes more room than the gold's.
   bool equal_on(const std::string& database, const std::string& prediction, const std::function<void()>& start) {
     const GoldResult& gold = gold_on(database);
+    gold_rows_ = gold.first_rows;
     start();
     sqlite3* db = databases_.open(database);
     const Statement statement = compile(db, prediction);
     const int columns = sqlite3_column_count(statement.get());
     ResultTable table;
     table.columns = static_cast<size_t>(columns);
+    rows_ = FirstRows();
     int rc = SQLITE_OK;
     while ((rc = sqlite3_step(statement.get())) == SQLITE_ROW) {
+      rows_.add(statement.get());
       if (table.columns != gold.table.columns || table.rows() == gold.table.rows()) return false;
       for (int c = 0; c < columns; ++c) {
         const auto cell = gold.pool.find(value_at(statement.get(), c));
@@ -282,6 +351,7 @@ class Worker {
       }
     }
     if (rc != SQLITE_DONE) fail_with(db, rc);
+    rows_.end();
     return results_equal(gold.table, table, order_matters_, gold.pool);
   }
 
@@ -292,6 +362,9 @@ class Worker {
   std::vector<std::string> databases_in_job_;
   std::string gold_;
   bool order_matters_ = false;
+  WireWriter unsent_;
+  std::string gold_rows_;  // of the last comparison
+  FirstRows rows_;
   std::map<std::string, std::unique_ptr<GoldResult>> golds_;
 };
 

@@ -40,15 +40,24 @@ class SampleDatabase {
   SampleDatabase(const SampleDatabase&) = delete;
   SampleDatabase& operator=(const SampleDatabase&) = delete;
 
-  void run(const std::string& sql) const {
+  void run(const std::string& sql) const { run_on(path(), sql); }
+
+  static void run_on(const std::string& file, const std::string& sql) {
     sqlite3* db = nullptr;
     char* error = nullptr;
-    sqlite3_open(path().c_str(), &db);
+    sqlite3_open(file.c_str(), &db);
     const int rc = sqlite3_exec(db, sql.c_str(), nullptr, nullptr, &error);
     const std::string message = error == nullptr ? "" : error;
     sqlite3_free(error);
     sqlite3_close(db);
     if (rc != SQLITE_OK) throw std::runtime_error(message);
+  }
+
+  // A file beside the database, with the same contents and then changed.
+  void add_variant(const std::string& name, const std::string& sql) const {
+    const std::filesystem::path file = folder_ / "database" / "music" / name;
+    std::filesystem::copy_file(path(), file);
+    run_on(file.string(), sql);
   }
 
   std::string bytes() const {

@@ -57,7 +57,7 @@ class SpiderTaskTest : public ::testing::Test {
 TEST_F(SpiderTaskTest, GoldScoresOneAgainstItself) {
   const TaskResult task = scorer_.score(questions_, {questions_[0].gold, questions_[1].gold}, Extract::kNone);
   for (const auto& row : task.rows) {
-    EXPECT_EQ(row.scores, std::vector<double>(7, 1.0));
+    EXPECT_EQ(row.scores, std::vector<double>(9, 1.0));
     EXPECT_EQ(row.scores, row.other_scores);
     EXPECT_EQ(row.error, "");
   }
@@ -69,8 +69,30 @@ TEST_F(SpiderTaskTest, GoldScoresOneAgainstItself) {
 TEST_F(SpiderTaskTest, EveryScoreOfOneAnswer) {
   const TaskResult task = scorer_.score(questions_, perfect_, Extract::kNone);
   EXPECT_EQ(task.scores, spider_score_names());
-  // parsed, exact, execution, exact_string, exact_normalized, token_match (8 of 10 words), syntax_valid
-  EXPECT_THAT(task.rows[1].scores, ElementsAre(1, 1, 1, 0, 0, 0.8, 1));
+  // parsed, exact, execution, exact_string, exact_normalized, token_match (8 of 10 words), syntax_valid,
+  // exact_with_values, answer_only
+  EXPECT_THAT(task.rows[1].scores, ElementsAre(1, 1, 1, 0, 0, 0.8, 1, 1, 1));
+}
+
+TEST_F(SpiderTaskTest, ExactMatchWithValuesComparesThem) {
+  const auto scores = [&](const std::string& answer) {
+    const EvalRow row = scorer_.score(questions_, {"", answer}, Extract::kNone).rows[1];
+    return std::vector<double>{row.scores[1], row.scores[7]};
+  };
+  EXPECT_THAT(scores("SELECT name , age FROM singer WHERE country = \"France\""), ElementsAre(1, 1));
+  EXPECT_THAT(scores("SELECT name , age FROM singer WHERE country = 'Peru'"), ElementsAre(1, 0));
+  EXPECT_THAT(scores("SELECT name FROM singer WHERE country = 'France'"), ElementsAre(0, 0));
+}
+
+TEST_F(SpiderTaskTest, RowsThatWereComparedStandInTheDetails) {
+  const auto task = scorer_.score(questions_, {"SELECT 4.5, 'a', NULL, x'00'", perfect_[1]}, Extract::kNone);
+  EXPECT_EQ(task.rows[0].details["gold_result"], "4\n1 row");
+  EXPECT_EQ(task.rows[0].details["result"], "4.5 | a | NULL | a blob of 1 bytes\n...");
+  EXPECT_EQ(task.rows[1].details["gold_result"], "Ann | 30\nCid | 25\n2 rows");
+  EXPECT_FALSE(task.rows[1].details.contains("result"));
+  const auto fewer = scorer_.score(questions_, {"", "SELECT name, age FROM singer WHERE name = 'Ann'"}, Extract::kNone);
+  EXPECT_FALSE(fewer.rows[0].details.contains("gold_result"));
+  EXPECT_EQ(fewer.rows[1].details["result"], "Ann | 30\n1 row");
 }
 
 TEST_F(SpiderTaskTest, BothReadingsOfAnAnswerStandBesideEachOther) {
@@ -84,7 +106,27 @@ TEST_F(SpiderTaskTest, BothReadingsOfAnAnswerStandBesideEachOther) {
   EXPECT_EQ(sql.rows[0].extracted, questions_[0].gold);
   EXPECT_THAT(raw.rows[0].error, HasSubstr("not executed"));
   EXPECT_EQ(raw.rows[1].error, "no SQL");
-  EXPECT_EQ(raw.rows[1].scores, std::vector<double>(7, 0.0));
+  EXPECT_EQ(raw.rows[1].scores, std::vector<double>(9, 0.0));
+  EXPECT_THAT((std::vector<double>{raw.rows[0].scores[8], raw.rows[0].other_scores[8]}), ElementsAre(0, 1));
+}
+
+// Answers that are right on music.sqlite by chance, and one that runs on the variant alone.
+TEST_F(SpiderTaskTest, ExecutionCountsOnEveryDatabaseOfTheFolder) {
+  const std::vector<std::string> lucky = {"SELECT 4", "SELECT name , age FROM singer WHERE age < 35"};
+  const auto execution = [&](const std::vector<std::string>& answers) {
+    SpiderScorer scorer(files_.tables(), files_.folder() / "database", {5.0, size_t{256} << 20, 1});
+    const TaskResult task = scorer.score(questions_, answers, Extract::kNone);
+    return std::vector<double>{task.rows[0].scores[2], task.rows[1].scores[2]};
+  };
+  EXPECT_THAT(execution(lucky), ElementsAre(1, 1));
+  files_.add_variant("music.sqlite-journal", "CREATE TABLE no_database(a)");  // not a .sqlite file
+  EXPECT_THAT(execution(lucky), ElementsAre(1, 1));
+  files_.add_variant("a_variant.sqlite",
+                     "INSERT INTO singer VALUES (5, 'Dan', 'Peru', 20); DROP TABLE concert;"
+                     "CREATE TABLE late(a)");
+  EXPECT_THAT(execution(lucky), ElementsAre(0, 0));
+  EXPECT_THAT(execution(perfect_), ElementsAre(1, 1));
+  EXPECT_THAT(execution({"SELECT count(*) FROM singer, late", questions_[1].gold}), ElementsAre(0, 1));
 }
 
 TEST_F(SpiderTaskTest, BrokenGoldIsCountedAndScoresNothing) {

@@ -1,14 +1,24 @@
 // The sandbox: right verdicts, no harm by hostile SQL, an end to endless SQL.
 #include "qlora/eval/score/sql_sandbox.h"
 
+#include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <functional>
 #include <thread>
 
 #include <gtest/gtest.h>
 
 #include "qlora/core/error.h"
+#include "qlora/eval/score/sql_worker.h"
 
 #include "eval/sample_database.h"
 
@@ -191,6 +201,69 @@ TEST_F(SqlSandboxTest, HostileStatementsChangeNothing) {
   EXPECT_EQ(files_.bytes(), before);
   EXPECT_EQ(files_.count_files(), files);
   EXPECT_TRUE(judge("SELECT count(*) FROM singer", "SELECT 4").equal()) << "the workers still work";
+}
+
+struct Attempt {
+  const char* name;
+  std::function<bool()> succeeds;
+};
+
+// What a worker could do if SQLite itself were broken open. Run in a child alone.
+std::vector<Attempt> attempts_on(const std::string& file) {
+  const std::string other = file + "-stolen";
+  const auto child = [](pid_t pid) {
+    if (pid == 0) ::_exit(0);
+    return pid > 0;
+  };
+  return {{"an internet socket", [] { return ::socket(AF_INET, SOCK_STREAM, 0) >= 0; }},
+          {"an IPv6 socket", [] { return ::socket(AF_INET6, SOCK_DGRAM, 0) >= 0; }},
+          {"a local socket", [] { return ::socket(AF_UNIX, SOCK_STREAM, 0) >= 0; }},
+          {"opening to write", [=] { return ::open(file.c_str(), O_WRONLY) >= 0; }},
+          {"opening to read and write", [=] { return ::open(file.c_str(), O_RDWR) >= 0; }},
+          {"cutting off", [=] { return ::truncate(file.c_str(), 0) == 0; }},
+          {"opening to cut off", [=] { return ::open(file.c_str(), O_RDONLY | O_TRUNC) >= 0; }},
+          {"a new file", [=] { return ::open(other.c_str(), O_CREAT | O_WRONLY, 0600) >= 0; }},
+          {"a new folder", [=] { return ::mkdir(other.c_str(), 0700) == 0; }},
+          {"a link", [=] { return ::link(file.c_str(), other.c_str()) == 0; }},
+          {"a symbolic link", [=] { return ::symlink(file.c_str(), other.c_str()) == 0; }},
+          {"a new name", [=] { return ::rename(file.c_str(), other.c_str()) == 0; }},
+          {"removing", [=] { return ::unlink(file.c_str()) == 0; }},
+          {"new rights", [=] { return ::chmod(file.c_str(), 0777) == 0; }},
+          {"a process", [=] { return child(::fork()); }},
+          {"a signal", [] { return ::kill(::getppid(), 0) == 0; }},
+          {"a program", [] { return ::execl("/bin/true", "true", nullptr) == 0; }}};
+}
+
+// The names of what succeeded, in a process of its own; "no seccomp" where the kernel has none.
+std::string what_succeeds(const std::string& file) {
+  int ends[2];
+  if (::pipe(ends) != 0) throw std::runtime_error("no pipe");
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    confine_process(ends[1], {});
+    std::string names = ::prctl(PR_GET_SECCOMP) != 2 ? "no seccomp" : "";
+    for (const Attempt& attempt : attempts_on(file)) {
+      if (attempt.succeeds()) names += std::string(attempt.name) + "; ";
+    }
+    ::_exit(::write(ends[1], names.data(), names.size()) < 0 ? 1 : 0);
+  }
+  ::close(ends[1]);
+  std::string names(4096, '\0');
+  names.resize(static_cast<size_t>(std::max<ssize_t>(0, ::read(ends[0], names.data(), names.size()))));
+  ::close(ends[0]);
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? names : names + "it died";
+}
+
+TEST_F(SqlSandboxTest, AWorkerCannotReachNetworkFilesOrProcesses) {
+  const std::string before = files_.bytes();
+  const size_t files = files_.count_files();
+  const std::string succeeded = what_succeeds(files_.path());
+  if (succeeded.starts_with("no seccomp")) GTEST_SKIP() << "this kernel has no seccomp: " << succeeded;
+  EXPECT_EQ(succeeded, "");
+  EXPECT_EQ(files_.bytes(), before);
+  EXPECT_EQ(files_.count_files(), files);
 }
 
 std::vector<std::string> bombs() {

@@ -1,5 +1,7 @@
 #include "qlora/eval/score/sql_text.h"
 
+#include <chrono>
+
 #include <gtest/gtest.h>
 
 #include "qlora/eval/score/text_scores.h"
@@ -77,6 +79,18 @@ TEST(SqlText, ExtractsNothingFromProse) {
   EXPECT_EQ(extract_sql("Rows with a name as given"), "Rows with a name as given");
   EXPECT_EQ(extract_sql(""), "");
   EXPECT_EQ(extract_sql("```"), "```");
+}
+
+// A model that repeats itself: time must grow with the answer, not with its square (which takes hours here).
+TEST(ExtractSql, EndlessRepetitionIsReadOnce) {
+  for (const std::string word : {"select ", "SELECT ", "with\n", "select\n", "[", "`", "```sql\n", "(", "\n"}) {
+    std::string answer;
+    while (answer.size() < (1u << 18)) answer += word;
+    const auto start = std::chrono::steady_clock::now();
+    extract_sql(answer);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    EXPECT_LT(took.count(), 5.0) << word;
+  }
 }
 
 }  // namespace

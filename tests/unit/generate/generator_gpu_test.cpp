@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "qlora/generate/generator.h"
+#include "qlora/generate/row_batch.h"
 #include "qlora/nn/kernels.h"
 
 #include "support/gpu.h"
@@ -104,6 +105,17 @@ TEST_F(GeneratorGpu, GivesWhatTheCpuGives) {
   const gpu::AtenForms aten;
   const auto plain = decoder(at::kCUDA, at::kFloat, {});
   EXPECT_LE(differing(generate(*plain, 16, true, nullptr), want), 2) << "ATen forms";
+}
+
+TEST_F(GeneratorGpu, AnswersMoreRowsAtATimeThanACpuOrBesideTraining) {
+  const auto made = decoder(at::kCUDA, at::kBFloat16, {});
+  GenerateOptions options;
+  EXPECT_EQ(answer_slots(*made, options, 1000, 100), kMostAnswersOnGpu);
+  EXPECT_EQ(answer_slots(*made, options, 90, 100), 90);
+  options.beside_training = true;
+  EXPECT_EQ(answer_slots(*made, options, 1000, 100), kMostAnswers);
+  options.batch_size = 100;
+  EXPECT_EQ(answer_slots(*made, options, 1000, 100), 100);
 }
 
 }  // namespace

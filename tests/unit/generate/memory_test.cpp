@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "qlora/generate/row_batch.h"
 #include "qlora/nn/kv_cache.h"
 #include "qlora/nn/program_cache.h"
 
@@ -50,6 +51,8 @@ TEST(GenerateMemory, MoreRowsAndLongerAnswersTakeMore) {
   options.batch_size = 1;
   EXPECT_LT(generator_bytes(decoder, options, 30, 10), most);
   EXPECT_EQ(generator_bytes(decoder, options, 0, 0), 0);
+  options.batch_size.reset();
+  EXPECT_EQ(answer_slots(decoder, options, 1000, 10), kMostAnswers);
   EXPECT_GT(choice_scorer_bytes(decoder, {}, 9, 50), choice_scorer_bytes(decoder, {}, 2, 50));
 }
 

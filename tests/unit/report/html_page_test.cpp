@@ -75,8 +75,10 @@ Json sample_report() {
                      {"extracted", {{"execution", 1.0}}}};
   const Json pair = {{"base", 0.5},    {"tuned", 1.0},          {"wins", 1}, {"losses", 0}, {"ties", 1},
                      {"p_value", 1.0}, {"interval", {0.0, 1.0}}};
+  Json pair_by = pair;
+  pair_by["by"]["hard"] = pair;
   return {{"runs", {{"base", {{"tasks", {{"spider", task}}}}}, {"tuned", {{"tasks", {{"spider", task}}}}}}},
-          {"paired", {{"tuned", {{"spider", {{"execution", pair}}}}}}}};
+          {"paired", {{"tuned", {{"spider", {{"execution", pair_by}}}}}}}};
 }
 
 TEST(EvalPage, ShowsRunsPairsAndFlips) {
@@ -87,9 +89,11 @@ TEST(EvalPage, ShowsRunsPairsAndFlips) {
   flip.base_answer = "I think & so";
   flip.base_error = "not executed";
   flip.won = true;
+  flip.gold_result = "3 | <x>";
   const std::string html = eval_page(sample_report(), {flip}, "execution");
-  for (const char* part : {"50.00 %", "100.00 %", "tuned against base", "+50.00", "Won: 1", "Lost: 0",
-                           "How &lt;many&gt;?", "I think &amp; so", "-- not executed", "base, extracted"}) {
+  for (const char* part :
+       {"50.00 %", "100.00 %", "tuned against base", "+50.00", "Won: 1", "Lost: 0", "How &lt;many&gt;?",
+        "I think &amp; so", "-- not executed", "base, extracted", "3 | &lt;x&gt;", ">of</button>", ">hard</td>"}) {
     EXPECT_THAT(html, HasSubstr(part));
   }
 }

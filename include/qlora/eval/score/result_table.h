@@ -45,6 +45,7 @@ class ValuePool {
   // What Python sorts a value of a row by: str(x) + str(type(x)).
   std::string sort_key(Cell cell) const;
   void reserve_cells(size_t count);
+  size_t bytes() const { return bytes_; }
 
  private:
   std::unordered_map<std::string, uint32_t> ids_;

@@ -31,10 +31,13 @@ struct ExactMatch {
   std::array<PartialScore, 10> partial;  // in the order of kPartialNames
 };
 
-// Values are ignored, DISTINCT is ignored outside of nested queries, columns tied by foreign keys are the same column
-// where their tables are in FROM. The schema is the one both were parsed against.
+// The values of conditions: ignored as the published scores have it, or compared (the official DISABLE_VALUE = False).
+enum class ConditionValues { kIgnored, kCompared };
+
+// DISTINCT is ignored outside of nested queries, columns tied by foreign keys are the same column where their tables
+// are in FROM. The schema is the one both were parsed against.
 ExactMatch match_exactly(SpiderQuery gold, SpiderQuery predicted, const SpiderSchema& schema,
-                         const ForeignKeyMap& foreign_keys);
+                         const ForeignKeyMap& foreign_keys, ConditionValues values = ConditionValues::kIgnored);
 
 // What stands for a prediction that cannot be parsed: it has no clause, so it matches nothing, and it counts in the
 // partial scores.

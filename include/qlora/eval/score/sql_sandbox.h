@@ -25,6 +25,9 @@ struct ExecutionVerdict {
   ExecutionOutcome outcome = ExecutionOutcome::kEmpty;
   bool syntax_valid = false;  // exactly one statement, which SQLite compiles for the first database, only reading it
   std::string message;        // SQLite's, where there is one
+  // The first rows on the database that decided, as text; of the prediction no further than to the first difference.
+  // Empty where no row was compared; `result` also where it is equal.
+  std::string gold_result, result;
 
   bool equal() const { return outcome == ExecutionOutcome::kEqual; }
 };

@@ -10,8 +10,9 @@
 
 namespace qlora {
 
-// What a worker says while it works: that a query starts (1: the gold), so that the parent's clock starts anew; that
-// the prediction it is at compiles; its verdict (outcome, message); that the job is done.
+// What a worker says while it works, one or more in a message: that a query starts (1: the gold), so that the parent's
+// clock starts anew; that the prediction it is at compiles; its verdict (outcome, message, gold_result, result); that
+// the job is done.
 enum class WorkerEvent : uint8_t { kQueryStarts, kSyntaxValid, kVerdict, kJobDone };
 
 // Packs numbers and strings into bytes.
@@ -31,6 +32,7 @@ class WireReader {
   explicit WireReader(std::string_view bytes) : bytes_(bytes) {}
   uint64_t number();
   std::string text();
+  bool at_end() const { return bytes_.empty(); }
 
  private:
   std::string_view bytes_;
