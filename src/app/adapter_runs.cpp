@@ -54,14 +54,14 @@ DataOptions with_adapters_template(DataOptions options, const std::vector<std::s
   std::string source;
   for (const fs::path folder : adapters) {
     const auto own = load_chat_template(folder);
-    if (own == nullptr || own->source() == source) continue;
+    if (own == nullptr || own->source() + own->tool_source() == source) continue;
     if (!source.empty()) {
       throw UsageError(
           fmt::format("adapter: {} was trained with another chat template than {}; take them apart, or name the "
                       "chat_template for all",
                       folder.string(), options.chat_template));
     }
-    source = own->source();
+    source = own->source() + own->tool_source();
     options.chat_template = folder.string();
   }
   return options;

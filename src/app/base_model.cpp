@@ -153,8 +153,8 @@ void fetch_weights(const ModelOptions& options, const fs::path& folder) {
 }
 
 void copy_tokenizer(const fs::path& from, const fs::path& to, const ChatFormat& format) {
-  for (const char* name : {"tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-                           "vocab.json", "merges.txt"}) {
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "tekken.json", "qwen.tiktoken",
+                           "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"}) {
     if (fs::exists(from / name)) write_file_atomically(to / name, MappedFile(from / name).text());
   }
   const auto copy_with = [&](const char* name, const char* key, const Json& value) {
@@ -164,6 +164,10 @@ void copy_tokenizer(const fs::path& from, const fs::path& to, const ChatFormat& 
     write_file_atomically(to / name, value.is_null() ? text : with_member(text, key, value, (from / name).string()));
   };
   if (format.chat_template) write_file_atomically(to / "chat_template.jinja", *format.chat_template);
+  if (!format.tool_template.empty()) {
+    fs::create_directories(to / "additional_chat_templates");
+    write_file_atomically(to / "additional_chat_templates" / "tool_use.jinja", format.tool_template);
+  }
   copy_with("tokenizer_config.json", "chat_template", format.chat_template ? Json(*format.chat_template) : Json());
   copy_with("generation_config.json", "eos_token_id", format.stop_ids.empty() ? Json() : Json(format.stop_ids));
 }

@@ -172,8 +172,12 @@ class MergeRun {
     write_config(output.temporary());
     const fs::path& tokenizer =
         fs::exists(sources_.front().folder / "tokenizer_config.json") ? sources_.front().folder : folder_.path();
-    const auto tmpl = load_chat_template(tokenizer);
-    copy_tokenizer(tokenizer, output.temporary(), {tmpl ? std::optional(tmpl->source()) : std::nullopt, {}});
+    ChatFormat format;
+    if (const auto own = load_chat_template(tokenizer)) {
+      format.chat_template = own->source();
+      format.tool_template = own->tool_source();
+    }
+    copy_tokenizer(tokenizer, output.temporary(), format);
     if (!fs::exists(output.temporary() / "generation_config.json") &&
         fs::exists(folder_.path() / "generation_config.json")) {
       write_file_atomically(output.temporary() / "generation_config.json",

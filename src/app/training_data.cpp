@@ -11,7 +11,10 @@ namespace fs = std::filesystem;
 
 ChatFormat format_of(const RowEncoder& encoder) {
   ChatFormat format;
-  if (encoder.chat_template() != nullptr) format.chat_template = encoder.chat_template()->source();
+  if (const ChatTemplate* own = encoder.chat_template()) {
+    format.chat_template = own->source();
+    format.tool_template = own->tool_source();
+  }
   if (encoder.adds_stop()) format.stop_ids = encoder.stop_ids();
   return format;
 }

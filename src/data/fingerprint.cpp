@@ -24,7 +24,9 @@ Json model_parts(const RowEncoder& encoder) {
   const ChatTemplate* chat_template = encoder.chat_template();
   return {{"tokenizer", sha256(encoder.tokenizer().fingerprint())},
           {"special_tokens", sha256(tokens.dump(-1, ' ', false, Json::error_handler_t::replace))},
-          {"chat_template", chat_template == nullptr ? Json(nullptr) : Json(sha256(chat_template->source()))}};
+          {"chat_template", chat_template == nullptr
+                                ? Json(nullptr)
+                                : Json(sha256(chat_template->source() + chat_template->tool_source()))}};
 }
 
 Json option_parts(const DataOptions& options, const ModelLimits& limits, std::uint64_t seed) {

@@ -21,11 +21,13 @@ constexpr const char* kSmallFiles[] = {"config.json",
                                        "tokenizer_config.json",
                                        "tokenizer.model",
                                        "tekken.json",
+                                       "qwen.tiktoken",
                                        "special_tokens_map.json",
                                        "added_tokens.json",
                                        "vocab.json",
                                        "merges.txt",
-                                       "chat_template.jinja"};
+                                       "chat_template.jinja",
+                                       "additional_chat_templates/tool_use.jinja"};
 
 std::vector<std::string> shards_of(const HubRepository& repository, const fs::path& index_file) {
   const Json index = read_json(index_file);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <vector>
 
 #include <fmt/format.h>
@@ -85,28 +86,54 @@ std::string read_file(const std::filesystem::path& path) {
   return text;
 }
 
-// The template of that name in tokenizer_config.json's list of named ones, else "default".
-std::shared_ptr<const ChatTemplate> named_template(const Json& list, const std::string& name,
-                                                   const std::string& origin) {
-  const Json* chosen = nullptr;
+// Two templates that a model names "default" and "tool_use".
+class ToolAwareTemplate : public ChatTemplate {
+ public:
+  ToolAwareTemplate(std::shared_ptr<const ChatTemplate> usual, std::shared_ptr<const ChatTemplate> with_tools)
+      : usual_(std::move(usual)), with_tools_(std::move(with_tools)) {}
+
+  std::string render(const Json& variables) const override {
+    const auto tools = variables.find("tools");
+    const bool given = tools != variables.end() && !tools->is_null();
+    return (given ? with_tools_ : usual_)->render(variables);
+  }
+  const std::string& source() const override { return usual_->source(); }
+  std::string tool_source() const override { return with_tools_->source(); }
+
+ private:
+  std::shared_ptr<const ChatTemplate> usual_, with_tools_;
+};
+
+std::shared_ptr<const ChatTemplate> join_templates(std::shared_ptr<const ChatTemplate> usual,
+                                                   std::shared_ptr<const ChatTemplate> with_tools) {
+  if (!with_tools || with_tools->source() == usual->source()) return usual;
+  return std::make_shared<ToolAwareTemplate>(std::move(usual), std::move(with_tools));
+}
+
+// A list of {"name", "template"}.
+std::shared_ptr<const ChatTemplate> template_of_list(const Json& list, const std::string& origin) {
+  std::map<std::string, std::shared_ptr<const ChatTemplate>> chosen = {{"default", nullptr}, {"tool_use", nullptr}};
   for (const Json& entry : list) {
     const bool valid = entry.is_object() && entry.contains("name") && entry["name"].is_string() &&
                        entry.contains("template") && entry["template"].is_string();
     if (!valid) {
       throw DataError(fmt::format("{}: chat_template: every entry of the list needs a name and a template", origin));
     }
-    const std::string& entry_name = entry["name"].get_ref<const std::string&>();
-    if (entry_name == name || (entry_name == "default" && !chosen)) chosen = &entry;
-    if (entry_name == name) break;
+    const auto named = chosen.find(entry["name"].get<std::string>());
+    if (named == chosen.end()) continue;
+    named->second = ChatTemplate::parse(entry["template"].get<std::string>(),
+                                        fmt::format("{}:chat_template[{}]", origin, named->first));
   }
-  if (!chosen) {
-    throw DataError(fmt::format("{}: chat_template is a list without '{}' or 'default'", origin, name));
+  if (!chosen["default"]) {
+    throw DataError(
+        fmt::format("{}: chat_template is a list without 'default'; name a template's file with "
+                    "chat_template",
+                    origin));
   }
-  return ChatTemplate::parse((*chosen)["template"].get<std::string>(),
-                             fmt::format("{}:chat_template[{}]", origin, (*chosen)["name"].get<std::string>()));
+  return join_templates(chosen["default"], chosen["tool_use"]);
 }
 
-std::shared_ptr<const ChatTemplate> template_of_config(const std::filesystem::path& path, const std::string& name) {
+std::shared_ptr<const ChatTemplate> template_of_config(const std::filesystem::path& path) {
   const std::string origin = path.string();
   Json config;
   try {
@@ -118,8 +145,13 @@ std::shared_ptr<const ChatTemplate> template_of_config(const std::filesystem::pa
   const auto field = config.find("chat_template");
   if (field == config.end() || field->is_null()) return nullptr;
   if (field->is_string()) return ChatTemplate::parse(field->get<std::string>(), origin + ":chat_template");
-  if (field->is_array()) return named_template(*field, name, origin);
+  if (field->is_array()) return template_of_list(*field, origin);
   throw DataError(fmt::format("{}: chat_template must be a string or a list of named templates", origin));
+}
+
+// Null where there is no such file.
+std::shared_ptr<const ChatTemplate> template_of_file(const std::filesystem::path& path) {
+  return std::filesystem::is_regular_file(path) ? ChatTemplate::parse(read_file(path), path.string()) : nullptr;
 }
 
 }  // namespace
@@ -128,16 +160,12 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::parse(std::string source, std:
   return std::make_shared<JinjaTemplate>(std::move(source), std::move(origin));
 }
 
-std::shared_ptr<const ChatTemplate> load_chat_template(const std::filesystem::path& model_folder,
-                                                       const std::string& name) {
-  const std::filesystem::path named = model_folder / "additional_chat_templates" / (name + ".jinja");
-  if (name != "default" && std::filesystem::is_regular_file(named)) {
-    return ChatTemplate::parse(read_file(named), named.string());
+std::shared_ptr<const ChatTemplate> load_chat_template(const std::filesystem::path& model_folder) {
+  if (auto own = template_of_file(model_folder / "chat_template.jinja")) {
+    return join_templates(own, template_of_file(model_folder / "additional_chat_templates" / "tool_use.jinja"));
   }
-  const std::filesystem::path own = model_folder / "chat_template.jinja";
-  if (std::filesystem::is_regular_file(own)) return ChatTemplate::parse(read_file(own), own.string());
   const std::filesystem::path config = model_folder / "tokenizer_config.json";
-  return std::filesystem::is_regular_file(config) ? template_of_config(config, name) : nullptr;
+  return std::filesystem::is_regular_file(config) ? template_of_config(config) : nullptr;
 }
 
 std::shared_ptr<const ChatTemplate> choose_chat_template(const std::string& choice,
@@ -151,7 +179,7 @@ std::shared_ptr<const ChatTemplate> choose_chat_template(const std::string& choi
   }
   const std::string_view builtin = builtin_chat_template(choice);
   if (!builtin.empty()) return ChatTemplate::parse(std::string(builtin), fmt::format("<{}>", choice));
-  if (std::filesystem::is_regular_file(choice)) return ChatTemplate::parse(read_file(choice), choice);
+  if (auto named = template_of_file(choice)) return named;
   if (!std::filesystem::is_directory(choice)) {
     throw UsageError(fmt::format("chat_template: '{}' is neither auto, {} nor a file or model folder", choice,
                                  builtin_chat_template_names()));

@@ -22,6 +22,7 @@
 #include "qlora/models/config.h"
 #include "qlora/text/chat_template.h"
 #include "qlora/text/chat_template_builtin.h"
+#include "qlora/text/tokenizer.h"
 #include "qlora/text/tokenizer/json_tokenizer.h"
 
 #include "support/temporary_folder.h"
@@ -208,9 +209,62 @@ TEST(Fuzz, TokenizerFiles) {
     "decoder": {"type": "ByteLevel"},
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4, "<unk>": 5}, "unk_token": "<unk>",
       "merges": ["a b", "ab c"]}})json";
-  expect_both(fuzz({document}, [&](const std::string& text) {
+  const std::string unigram = R"json({"version": "1.0", "added_tokens": [], "normalizer": {"type": "Precompiled",
+    "precompiled_charsmap": "CAAAAAABAABhAAAAYWIAAA=="}, "pre_tokenizer": {"type": "Metaspace", "replacement": "_",
+      "prepend_scheme": "always", "split": true}, "decoder": {"type": "ByteFallback"},
+    "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": true,
+      "vocab": [["<unk>", 0], ["_", -1.5], ["a", -2], ["_ab", -3.25], ["b", -1e1], ["<0xC3>", -9], ["c", -2.5]]}})json";
+  expect_both(fuzz({document, unigram}, [&](const std::string& text) {
     const auto tokenizer = JsonTokenizer::read(folder.write("tokenizer.json", text));
     static_cast<void>(tokenizer->decode(tokenizer->encode("abc <e> \xC3\xA9 aab", true).ids, false));
+  }));
+}
+
+TEST(Fuzz, RankFiles) {
+  const TemporaryFolder folder;
+  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string list, lines;
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    const std::string base64 = {kDigits[byte >> 2], kDigits[(byte & 3) << 4], '=', '='};
+    list += (byte == 0 ? "" : ", ") + ("{\"rank\": " + std::to_string(byte)) + ", \"token_bytes\": \"" + base64 + "\"}";
+    lines += base64 + " " + std::to_string(byte) + "\n";
+  }
+  const std::string tekken =
+      R"({"config": {"pattern": "\\w+|\\W+", "default_vocab_size": 280, "default_num_special_tokens": 24}, "vocab": [)" +
+      list + "]}";
+  expect_both(fuzz({tekken}, [&](const std::string& text) {
+    const auto tokenizer = Tokenizer::load_file(folder.write("tekken.json", text));
+    static_cast<void>(tokenizer->decode(tokenizer->encode("abc <s>", true).ids, false));
+  }));
+  // No change makes a known vocabulary of so few ranks.
+  const Read read =
+      fuzz({lines}, [&](const std::string& text) { Tokenizer::load_file(folder.write("x.tiktoken", text)); });
+  EXPECT_EQ(read.well, 0U);
+}
+
+TEST(Fuzz, SentencePieceModels) {
+  const TemporaryFolder folder;
+  // ModelProto: pieces = 1 {piece = 1, score = 2, type = 3}, trainer_spec = 2 {model_type = 3}, normalizer_spec = 3.
+  const auto field = [](char tag, const std::string& bytes) {
+    return std::string{tag, static_cast<char>(bytes.size())} + bytes;
+  };
+  const auto model = [&](char model_type) {
+    std::string bytes;
+    const auto piece = [&](const std::string& text, char type) {
+      bytes += field('\x0A', field('\x0A', text) + std::string("\x15\0\0\x80\xBF\x18", 6) + type);
+    };
+    piece("<unk>", 2);
+    piece("<s>", 3);
+    piece("</s>", 3);
+    for (const char* text : {"\xE2\x96\x81", "a", "b", "ab",
+                             "\xE2\x96\x81"
+                             "a"})
+      piece(text, 1);
+    return bytes + field('\x12', {'\x18', model_type}) + field('\x1A', "\x0A\x08identity");
+  };
+  expect_both(fuzz({model(1), model(2)}, [&](const std::string& bytes) {
+    const auto tokenizer = Tokenizer::load_file(folder.write("tokenizer.model", bytes));
+    static_cast<void>(tokenizer->decode(tokenizer->encode("abba \xC3\xA9", true).ids, false));
   }));
 }
 

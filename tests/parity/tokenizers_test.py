@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Token ids, decoded texts and byte spans against the packages tokenizers and sentencepiece, for every tokenizer of the
-test data and for small ones made here, over generated strings.
+"""Token ids, decoded texts and byte spans against the packages tokenizers, sentencepiece, tiktoken and mistral-common, for
+every tokenizer of the test data, for Unigram models trained here, and for small ones made here, over generated strings.
 
-QLORA_TOKENIZER_STRINGS: strings for each real tokenizer (default 4000: a minute; 20000 is the full comparison).
+QLORA_TOKENIZER_STRINGS: strings for each real tokenizer (default 4000: a minute; tokenizers_slow_test.py takes 200000).
 """
+import base64
+import io
 import json
 import os
 import pathlib
@@ -17,12 +19,24 @@ import unicodedata
 
 import sentencepiece
 import transformers
-from tokenizers import Tokenizer
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+try:
+    import tiktoken
+    import tiktoken.load
+except ImportError:  # said where it matters
+    tiktoken = None
+try:
+    import mistral_common
+    from mistral_common.tokens.tokenizers.tekken import SpecialTokenPolicy, Tekkenizer
+except ImportError:  # wants an older numpy than the other referees
+    mistral_common = None
 
 BUILD = pathlib.Path(os.environ.get("QLORA_BUILD", "build/cpu"))
 PROBE = next((p for p in (BUILD / "probe_tokenize", BUILD / "tests" / "probe_tokenize") if p.exists()), None)
 DATA = pathlib.Path(os.environ.get("QLORA_TEST_DATA", pathlib.Path.home() / ".cache/qlora/test-data"))
-STRINGS = 20000 if os.environ.get("QLORA_SLOW") else 4000
+STRINGS = int(os.environ.get("QLORA_TOKENIZER_STRINGS", "4000"))
 
 # --- strings -------------------------------------------------------------------------------------------------------
 
@@ -85,6 +99,11 @@ def strings(seed, count, specials):
 
 def ask(path, texts):
     """What our tokenizer makes of the texts: (ids, spans, decoded, decoded without special tokens) each."""
+    for begin in range(0, len(texts), 20000):
+        yield from ask_at_once(path, texts[begin:begin + 20000])
+
+
+def ask_at_once(path, texts):
     request = b"".join(struct.pack("<I", len(t)) + t for t in texts)
     done = subprocess.run([str(PROBE), str(path)], input=request, stdout=subprocess.PIPE, check=True)
     data, at, out = done.stdout, 0, []
@@ -158,7 +177,8 @@ def compare_json(report, name, path, texts, with_spans):
     report.line(name, len(texts), differences, f" ({spans_compared} spans compared)" if with_spans else "")
 
 
-def compare_sentencepiece(report, name, path, texts):
+def compare_sentencepiece(report, name, path, texts, ties=False):
+    """ties: versions of the library round sums of scores differently, so paths of equal sums may change places."""
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
     differences = {"ids": 0, "decoded": 0, "spans": 0}
     for raw, (ids, spans, plain, _) in zip(texts, ask(path, texts)):
@@ -166,13 +186,140 @@ def compare_sentencepiece(report, name, path, texts):
         proto = theirs.encode(text, return_type="proto")
         expected = [theirs.bos_id()] + [p.id for p in proto.pieces]
         checks = [("ids", ids, expected), ("decoded", plain.decode(), theirs.decode(expected))]
-        if text.encode() == raw:
+        if ties:
+            checks[0] = ("ids", sorted(ids), sorted(expected))
+        elif text.encode() == raw:
             checks.append(("spans", spans[1:], [(p.begin, p.end) for p in proto.pieces]))
         for kind, a, b in checks:
             if a != b:
                 show(kind, raw, a, b, differences[kind])
                 differences[kind] += 1
     report.line(name, len(texts), differences)
+
+
+def compare_with(report, name, path, texts, encode, decode):
+    """encode(text): the ids expected; decode(ids): the texts with special tokens, and without."""
+    differences = {"ids": 0, "decoded": 0, "decoded without special": 0}
+    for raw, (ids, _, plain, skipped) in zip(texts, ask(path, texts)):
+        expected = encode(raw.decode("utf-8", "replace"))
+        for kind, a, b in (("ids", ids, expected), *zip(list(differences)[1:], (plain.decode(), skipped.decode()), decode(expected))):
+            if a != b:
+                show(kind, raw, a, b, differences[kind])
+                differences[kind] += 1
+    report.line(name, len(texts), differences)
+
+
+# --- Unigram models, trained here ------------------------------------------------------------------------------------
+
+
+def train_sentencepiece(lines, path, **options):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=model, model_type="unigram",
+                                             hard_vocab_limit=False, minloglevel=2, **options)
+    path.write_bytes(model.getvalue())
+    return sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+
+
+def converted_unigram(proto, normalizer, pre, decoder, byte_fallback=False, post=None):
+    """The tokenizer.json that a SentencePiece model becomes."""
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [
+        {"id": i, "content": p.piece, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        for i, p in enumerate(proto.pieces) if p.type in (p.CONTROL, p.UNKNOWN)], "normalizer": normalizer, "pre_tokenizer": pre,
+        "post_processor": post, "decoder": decoder, "model": {
+            "type": "Unigram", "unk_id": proto.trainer_spec.unk_id, "byte_fallback": byte_fallback, "vocab": [[p.piece, p.score] for p in proto.pieces]}}
+
+
+def unigram_models(report, folder, root):
+    """In the forms of T5, of XLM-R (trained by tokenizers), and with byte fallback; the model's own file too."""
+    lines = (folder / "text/wikitext2_train_5k.txt").read_text().splitlines()[:2500]
+    lines += [t.decode("utf-8", "ignore").replace("\0", "") for t in strings(3, 2500, [])]
+    path = root / "tokenizer.model"
+    proto = train_sentencepiece(lines, path, vocab_size=8000, character_coverage=0.99, normalization_rule_name="nmt_nfkc",
+                                max_sentence_length=100000)
+    specials = ["<s>", "</s>", "<unk>"]
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    compare_sentencepiece(report, "Unigram of sentencepiece", path, strings(21, STRINGS, specials), ties=True)
+
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    precompiled = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
+    meta = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    post = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}], "pair": [],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [theirs.eos_id()], "tokens": ["</s>"]}}}
+    spaces = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+    path = root / "tokenizer.json"
+    path.write_text(json.dumps(converted_unigram(proto, {"type": "Sequence", "normalizers": [precompiled, spaces]}, meta, meta, post=post)))
+    compare_json(report, "Unigram in T5's form", path, strings(22, STRINGS, specials), False)
+
+    everything = [chr(c) for c in (*range(0xD800), *range(0xE000, 0x33480), *range(0xE0000, 0xE0200))]
+    every_point = ["a".join(everything[i:i + 256]).encode() for i in range(0, len(everything), 256)]
+    marked = ["".join(f"a{c}\ufb01{c}e\u0301{c}" for c in everything[i:i + 128]).encode() for i in range(0, len(everything), 128)]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    path.write_text(json.dumps(small(normalizer=precompiled, pre=level)))  # byte for byte
+    compare_json(report, "every code point: Precompiled", path, every_point, False)
+    compare_json(report, "every code point as a mark: Precompiled", path, marked, False)
+
+    trained = Tokenizer(models.Unigram())
+    trained.normalizer = normalizers.Sequence([normalizers.Precompiled(charsmap), normalizers.Replace(Regex(" {2,}"), " ")])
+    trained.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    trained.decoder = decoders.Metaspace()
+    trained.train_from_iterator(lines, trainers.UnigramTrainer(vocab_size=9000, special_tokens=specials, unk_token="<unk>", show_progress=False))
+    trained.save(str(path))
+    compare_json(report, "Unigram in XLM-R's form", path, strings(23, STRINGS, specials), False)
+
+    proto = train_sentencepiece(lines, root / "bytes.model", vocab_size=4000, byte_fallback=True, normalization_rule_name="identity",
+                                character_coverage=0.98, max_sentence_length=100000, remove_extra_whitespaces=False)
+    decoder = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"}]}
+    path.write_text(json.dumps(converted_unigram(proto, None, {**meta, "split": False}, decoder, True)))
+    compare_json(report, "Unigram with byte fallback", path, strings(24, STRINGS, specials), False)
+    vocab = [["<unk>", 0], ["a", -1.1], ["aa", -2.2], ["aaa", -3.3000000000000003], ["b", -0.7], ["ab", -1.8], ["ba", -1.7999999999999998], ["xy", -30]]
+    path.write_text(json.dumps(small({"type": "Unigram", "unk_id": 0, "vocab": vocab})))
+    rng = random.Random(25)
+    texts = ["".join(rng.choice(["a", "b", "aa", "xy", "yx", "<unk>"]) for _ in range(rng.randrange(20))).encode() for _ in range(4000)]
+    compare_json(report, "Unigram with equal sums", path, texts, False)
+
+
+# --- vocabularies by rank --------------------------------------------------------------------------------------------
+
+LLAMA3_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+                  r"\s+(?!\S)|\s+")
+
+
+def rank_files(report, folder, root):
+    """Llama 3's file alone as tiktoken takes it; in a folder as the tokenizer.json of the same model; Mistral's Tekken."""
+    path = folder / "llama3/tokenizer.model"
+    in_folder = root / "llama3"
+    in_folder.mkdir()
+    shutil.copy(path, in_folder)
+    specials = ["<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|python_tag|>"]
+    whole = Tokenizer.from_file(str(folder / "llama3.1_hf/tokenizer.json"))
+    compare_with(report, "llama3/tokenizer.model in a folder", in_folder, strings(31, STRINGS, specials), lambda text: whole.encode(text).ids,
+                 lambda ids: (whole.decode(ids, skip_special_tokens=False), whole.decode(ids)))
+    unknown = root / "unknown.tiktoken"
+    unknown.write_text("".join(f"{base64.b64encode(bytes([i])).decode()} {i}\n" for i in range(256)))
+    refused = subprocess.run([str(PROBE), str(unknown)], input=b"", capture_output=True)
+    report.line("an unknown rank file is refused", 1, {"message": int(refused.returncode == 0 or b"256 ranks" not in refused.stderr)})
+    if tiktoken is None:
+        print("SKIPPED: tiktoken is not installed: Llama 3's file alone was not compared with it")
+    else:
+        compare_tiktoken(report, path, specials)
+    if mistral_common is None:
+        print("SKIPPED: mistral-common is not installed: no Tekken file was compared with it")
+    else:
+        compare_tekken(report)
+
+
+def compare_tiktoken(report, path, specials):
+    ranks = tiktoken.load.load_tiktoken_bpe(str(path))
+    theirs = tiktoken.Encoding("llama3", pat_str=LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens={"<|begin_of_text|>": 128000})
+    compare_with(report, "llama3/tokenizer.model", path, strings(32, STRINGS, specials), lambda text: [128000] + theirs.encode(text, disallowed_special=()),
+                 lambda ids: (theirs.decode(ids), theirs.decode(ids[1:])))
+
+
+def compare_tekken(report):
+    for path in sorted((pathlib.Path(mistral_common.__file__).parent / "data").glob("tekken*.json")):
+        tekken = Tekkenizer.from_file(path)
+        compare_with(report, path.name, path, strings(33, STRINGS, ["<s>", "[INST]", "<SPECIAL_30>"]), lambda text: tekken.encode(text, True, False),
+                     lambda ids: (tekken.decode(ids, SpecialTokenPolicy.KEEP), tekken.decode(ids)))
 
 
 # --- small tokenizers of our own: every component ------------------------------------------------------------------
@@ -395,12 +542,12 @@ def real_tokenizers(report):
     for path in (folder / "llama2/tokenizer.model", folder / "mistral/tokenizer.model.v1",
                  folder / "mistral/mistral_instruct_tokenizer_240323.model.v3"):
         compare_sentencepiece(report, f"{path.parent.name}/{path.name}", path, strings(8, STRINGS, ["<s>", "</s>", "[INST]", "[/INST]"]))
-    refused = subprocess.run([str(PROBE), str(folder / "llama3/tokenizer.model")], input=b"", capture_output=True)
-    report.line("tiktoken is refused by name", 1, {"exit code": int(refused.returncode != 2 or b"tiktoken" not in refused.stderr)})
     llamacpp_vectors(report, folder)
     golden_samples(report, folder)
     with tempfile.TemporaryDirectory() as root:
         model_folders(report, folder, pathlib.Path(root))
+        rank_files(report, folder, pathlib.Path(root))
+        unigram_models(report, DATA, pathlib.Path(root))
 
 
 def main():

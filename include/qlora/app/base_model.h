@@ -92,12 +92,13 @@ void fetch_weights(const ModelOptions& options, const std::filesystem::path& fol
 // How a model is talked to, as far as it differs from what its folder says.
 struct ChatFormat {
   std::optional<std::string> chat_template;  // its source
+  std::string tool_template;                 // of the one for conversations with tools; "" for the same
   std::vector<std::int32_t> stop_ids;        // where generation stops; empty: as generation_config.json has it
 };
 
 // Copies what a tokenizer and its template need from a model folder. The template's source is written both as
 // chat_template.jinja and into tokenizer_config.json (newer readers take the file, older ones know the field alone),
-// stop_ids as eos_token_id into generation_config.json.
+// the one for tools as additional_chat_templates/tool_use.jinja, stop_ids as eos_token_id into generation_config.json.
 void copy_tokenizer(const std::filesystem::path& from, const std::filesystem::path& to, const ChatFormat& format);
 
 }  // namespace qlora

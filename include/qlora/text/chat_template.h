@@ -25,12 +25,14 @@ class ChatTemplate {
   virtual std::string render(const Json& variables) const = 0;
 
   virtual const std::string& source() const = 0;
+  // Of the template that renders instead where `tools` is given and not null; "" where it is the same.
+  virtual std::string tool_source() const { return ""; }
 };
 
-// The template of a model folder: chat_template.jinja, else the field chat_template of tokenizer_config.json (a string,
-// or a list of named ones, of which `name` is taken: "default", or "tool_use" where tools are given). Null: has none.
-std::shared_ptr<const ChatTemplate> load_chat_template(const std::filesystem::path& model_folder,
-                                                       const std::string& name = "default");
+// The template of a model folder: chat_template.jinja with additional_chat_templates/tool_use.jinja, else the field
+// chat_template of tokenizer_config.json: a string, or a list of named ones, of which "default" is taken, and
+// "tool_use" where tools are given. Null: has none.
+std::shared_ptr<const ChatTemplate> load_chat_template(const std::filesystem::path& model_folder);
 
 // A template by the config's word: "auto" (the model's own), "chatml", "llama3", "alpaca", a Jinja file, or a folder
 // that holds a template as a model's does. UsageError lists what there is where the model has none and none is named.

@@ -31,13 +31,15 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Reads tokenizer.json, else tokenizer.model with the folder's added tokens, from a model folder. tokenizer.json as
-  // it is decides, never tokenizer_class; but special tokens are found wherever they are written, as in transformers:
-  // templates put them where the packages' own search misses some (Llama 2's "</s>" without a space before it, every
-  // control symbol of SentencePiece). Throws DataError naming file and place, UsageError for a tiktoken vocabulary.
+  // Reads the first of tokenizer.json, tekken.json, tokenizer.model (of SentencePiece or tiktoken) and *.tiktoken that
+  // a model folder has, the latter three with the folder's added tokens. tokenizer.json as it is decides, never
+  // tokenizer_class; but special tokens are found wherever they are written, as in transformers: templates put them
+  // where the packages' own search misses some (Llama 2's "</s>" without a space before it, every control symbol of
+  // SentencePiece and Tekken). Throws DataError naming file and place.
   static std::unique_ptr<Tokenizer> load(const std::filesystem::path& model_folder);
 
-  // One file, told by its content, exactly as the packages `tokenizers` and `sentencepiece` take it.
+  // One file, exactly as the packages `tokenizers`, `sentencepiece`, `tiktoken` (special tokens are text to it) and
+  // `mistral-common` take it. Told by its content, Tekken's by "tekken" in its name.
   static std::unique_ptr<Tokenizer> load_file(const std::filesystem::path& file);
 
   // add_special_tokens: what the tokenizer's own post-processing adds (BOS, EOS). Special tokens that stand in the text

@@ -107,9 +107,10 @@ std::optional<LiteralSet::Match> LiteralSet::find(std::string_view text, std::si
 }
 
 AddedTokens::AddedTokens(const JsonNode& list, const TokenModel& model, const Normalizer* normalizer,
-                         bool special_everywhere) {
+                         const Rules& rules) {
   std::int32_t next_id = model.size();
-  for (const JsonNode& node : list.items()) insert(node, model, normalizer, next_id);
+  for (const JsonNode& node : list.items()) insert(node, model, normalizer, rules, next_id);
+  if (!rules.found_in_text) return;
   for (const auto& [id, token] : by_id_) {
     LiteralSet& set = token.normalized ? normalized_ : raw_;
     if (token.pattern.empty() || set.contains(token.pattern)) {
@@ -119,13 +120,14 @@ AddedTokens::AddedTokens(const JsonNode& list, const TokenModel& model, const No
     set.add(token.pattern, id);
   }
   for (const auto& [id, token] : by_id_) {
-    const bool adds = special_everywhere && token.special && token.normalized && !normalized_.contains(token.content);
+    const bool adds =
+        rules.special_everywhere && token.special && token.normalized && !normalized_.contains(token.content);
     if (adds) normalized_.add(token.content, id);
   }
 }
 
 void AddedTokens::insert(const JsonNode& node, const TokenModel& model, const Normalizer* normalizer,
-                         std::int32_t& next_id) {
+                         const Rules& rules, std::int32_t& next_id) {
   AddedToken token;
   const auto declared = static_cast<std::int32_t>(node.at("id").integer(0, kMaxTokenId));
   token.content = node.at("content").text();
@@ -137,7 +139,12 @@ void AddedTokens::insert(const JsonNode& node, const TokenModel& model, const No
   if (token.content.empty()) return;  // the reference leaves it out
   const auto again = by_content_.find(token.content);
   const auto in_model = model.id_of(token.content);
-  if (again != by_content_.end()) {
+  if (rules.declared_ids) {
+    if (again != by_content_.end() || by_id_.contains(declared) || model.token_of(declared)) {
+      node.fail(fmt::format("the content \"{}\" or the id {} is another token's too", token.content, declared));
+    }
+    token.id = declared;
+  } else if (again != by_content_.end()) {
     token.id = again->second;
   } else if (in_model) {
     token.id = *in_model;

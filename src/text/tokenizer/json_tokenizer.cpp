@@ -39,31 +39,38 @@ class JsonTokenizer::Borrowed {
 std::unique_ptr<JsonTokenizer> JsonTokenizer::read(const std::filesystem::path& file, Options options) {
   const std::string bytes = read_tokenizer_bytes(file);
   const nlohmann::json document = parse_tokenizer_json(bytes, file.string());
-  auto tokenizer = std::make_unique<JsonTokenizer>();
-  tokenizer->read_parts(JsonNode(document, file.string()), options);
-  tokenizer->fingerprint_ = sha256(bytes);
-  return tokenizer;
-}
-
-void JsonTokenizer::read_parts(const JsonNode& root, Options options) {
+  const JsonNode root(document, file.string());
   if (const auto version = root.find("version")) {
     if (version->text() != "1.0") version->fail(fmt::format("\"{}\" is not \"1.0\"", version->text()));
   }
-  model_ = make_token_model(root.at("model"));
+  return assemble(make_token_model(root.at("model")), root, options, sha256(bytes));
+}
+
+std::unique_ptr<JsonTokenizer> JsonTokenizer::assemble(std::unique_ptr<TokenModel> model, const JsonNode& root,
+                                                       const Options& options, std::string fingerprint) {
+  auto tokenizer = std::make_unique<JsonTokenizer>();
+  tokenizer->model_ = std::move(model);
+  tokenizer->read_parts(root, options);
+  tokenizer->fingerprint_ = std::move(fingerprint);
+  return tokenizer;
+}
+
+void JsonTokenizer::read_parts(const JsonNode& root, const Options& options) {
   if (const auto node = root.find("normalizer")) normalizer_ = make_normalizer(*node);
   if (const auto node = root.find("pre_tokenizer")) pre_tokenizer_ = make_pre_tokenizer(*node);
   if (const auto node = root.find("decoder")) decoder_ = make_token_decoder(*node);
   if (const auto node = root.find("post_processor")) frame_ = read_post_processor(*node);
-  if (const auto node = root.find("added_tokens"))
-    added_ = AddedTokens(*node, *model_, normalizer_.get(), options.special_everywhere);
+  if (const auto node = root.find("added_tokens")) {
+    added_ = AddedTokens(*node, *model_, normalizer_.get(), options.added);
+  }
   if (options.raw_bytes && pre_tokenizer_ && model_->can_use_raw_bytes() && pre_tokenizer_->leave_raw_bytes()) {
     model_->use_raw_bytes();
   }
-  fill_decoded();
+  fill_decoded(/*skip_by_text=*/!options.added.declared_ids);
   check_frame(root);
 }
 
-void JsonTokenizer::fill_decoded() {
+void JsonTokenizer::fill_decoded(bool skip_by_text) {
   std::int32_t most = model_->max_id();
   if (!added_.all().empty()) most = std::max(most, added_.all().rbegin()->first);
   decoded_.resize(static_cast<std::size_t>(most + 1));
@@ -75,7 +82,7 @@ void JsonTokenizer::fill_decoded() {
       decoded = {std::string(*text), true, false};
     }
     // The reference skips by text: a token whose normalized text is not its content is never skipped.
-    const AddedToken* same = added_.find(decoded.text);
+    const AddedToken* same = skip_by_text ? added_.find(decoded.text) : added_.find(id);
     decoded.skipped = decoded.known && same != nullptr && same->special;
   }
 }

@@ -3,8 +3,6 @@
 
 #include <map>
 
-#include <fmt/format.h>
-
 namespace qlora {
 namespace {
 
@@ -31,16 +29,13 @@ const std::map<std::string, Factory> kNormalizers = {
     {"NFD", make_unicode_normalizer},  {"NFKC", make_unicode_normalizer},
     {"NFKD", make_unicode_normalizer}, {"Prepend", make_prepend},
     {"Replace", make_replace},         {"Strip", make_strip},
-    {"Lowercase", make_lowercase},
+    {"Lowercase", make_lowercase},     {"Precompiled", make_precompiled},
 };
 
 }  // namespace
 
 std::unique_ptr<Normalizer> make_normalizer(const JsonNode& node) {
-  const auto found = kNormalizers.find(node.type());
-  if (found == kNormalizers.end())
-    node.at("type").fail(fmt::format("the normalizer \"{}\" is not supported", node.type()));
-  return found->second(node);
+  return make_by_type(node, node.type(), "normalizer", kNormalizers);
 }
 
 }  // namespace qlora

@@ -55,7 +55,8 @@ SpecialFrame read_post_processor(const JsonNode& node) {
   if (type == "ByteLevel") return {};
   if (type == "TemplateProcessing") return read_template(node);
   if (type == "Sequence") return read_sequence(node);
-  node.at("type").fail(fmt::format("the post-processor \"{}\" is not supported", type));
+  node.at("type").fail(fmt::format(
+      "the post-processor \"{}\" is not supported; known are ByteLevel, Sequence, TemplateProcessing", type));
 }
 
 }  // namespace qlora

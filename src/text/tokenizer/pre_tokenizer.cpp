@@ -84,11 +84,7 @@ std::vector<SplitSpan> join_with_next(const std::vector<SplitSpan>& spans) {
 }  // namespace
 
 std::unique_ptr<PreTokenizer> make_pre_tokenizer(const JsonNode& node) {
-  const auto found = kPreTokenizers.find(node.type());
-  if (found == kPreTokenizers.end()) {
-    node.at("type").fail(fmt::format("the pre-tokenizer \"{}\" is not supported", node.type()));
-  }
-  return found->second(node);
+  return make_by_type(node, node.type(), "pre-tokenizer", kPreTokenizers);
 }
 
 SplitBehavior read_split_behavior(const JsonNode& node) {

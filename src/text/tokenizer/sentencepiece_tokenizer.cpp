@@ -23,8 +23,7 @@ constexpr std::string_view kShield = "\xEE\x80\x80";  // U+E000
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(const std::filesystem::path& file, SentencePieceOptions options)
-      : options_(std::move(options)) {
+  SentencePieceTokenizer(const std::filesystem::path& file, VocabularyOptions options) : options_(std::move(options)) {
     const std::string bytes = read_tokenizer_bytes(file);
     const auto status = processor_.LoadFromSerializedProto(bytes);
     if (!status.ok()) {
@@ -141,7 +140,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   sentencepiece::SentencePieceProcessor processor_;
-  SentencePieceOptions options_;
+  VocabularyOptions options_;
   LiteralSet found_;  // in texts, before the model sees them
   std::unordered_map<std::string, std::int32_t> added_ids_;
   std::string fingerprint_;
@@ -149,7 +148,7 @@ class SentencePieceTokenizer final : public Tokenizer {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> read_sentencepiece(const std::filesystem::path& file, SentencePieceOptions options) {
+std::unique_ptr<Tokenizer> read_sentencepiece(const std::filesystem::path& file, VocabularyOptions options) {
   return std::make_unique<SentencePieceTokenizer>(file, std::move(options));
 }
 

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <map>
 
-#include <fmt/format.h>
-
 #include "qlora/text/tokenizer/byte_characters.h"
 #include "qlora/text/tokenizer/pattern_field.h"
 #include "qlora/text/tokenizer/unicode.h"
@@ -183,9 +181,7 @@ int byte_of_token(std::string_view token) {
 }
 
 std::unique_ptr<TokenDecoder> make_token_decoder(const JsonNode& node) {
-  const auto found = kDecoders.find(node.type());
-  if (found == kDecoders.end()) node.at("type").fail(fmt::format("the decoder \"{}\" is not supported", node.type()));
-  return found->second(node);
+  return make_by_type(node, node.type(), "decoder", kDecoders);
 }
 
 }  // namespace qlora

@@ -13,6 +13,7 @@
 #include "qlora/text/tokenizer/json_node.h"
 #include "qlora/text/tokenizer/json_tokenizer.h"
 #include "qlora/text/tokenizer/sentencepiece_tokenizer.h"
+#include "qlora/text/tokenizer/tiktoken.h"
 #include "qlora/text/tokenizer/token_model.h"
 
 namespace qlora {
@@ -20,30 +21,26 @@ namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
-// tiktoken's files are lines of a base64 token, a space and its rank.
-bool is_tiktoken(std::string_view text) {
-  const std::string_view line = text.substr(0, std::min(text.find('\n'), text.size()));
-  const std::size_t space = line.find(' ');
-  if (space == std::string_view::npos || space == 0 || space + 1 == line.size()) return false;
-  static constexpr std::string_view kBase64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
-  return line.substr(0, space).find_first_not_of(kBase64) == std::string_view::npos &&
-         line.substr(space + 1).find_first_not_of("0123456789\r") == std::string_view::npos;
-}
-
-std::unique_ptr<Tokenizer> read_model_file(const std::filesystem::path& file, SentencePieceOptions options) {
-  if (is_tiktoken(read_tokenizer_bytes(file))) {
-    throw UsageError(
-        fmt::format("{}: is a tiktoken vocabulary, which cannot be read yet; use a model folder that has "
-                    "tokenizer.json",
-                    file.string()));
-  }
+std::unique_ptr<Tokenizer> read_model_file(const std::filesystem::path& file, VocabularyOptions options) {
+  if (is_tiktoken(read_tokenizer_bytes(file))) return read_tiktoken(file, options);
   return read_sentencepiece(file, std::move(options));
 }
 
-// A tokenizer.model as its folder describes it. Tokens are added by added_tokens.json {content: id} and by
+// qwen.tiktoken or another's name; empty where the folder has none.
+std::filesystem::path find_tiktoken(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::path first;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::filesystem::path& path = entry.path();
+    if (path.extension() == ".tiktoken" && (first.empty() || path < first)) first = path;
+  }
+  return first;
+}
+
+// A vocabulary as its folder describes it. Tokens are added by added_tokens.json {content: id} and by
 // added_tokens_decoder {id: {content, special}} in tokenizer_config.json, which decides where both name one.
-SentencePieceOptions read_options(const std::filesystem::path& folder) {
-  SentencePieceOptions options;
+VocabularyOptions read_options(const std::filesystem::path& folder) {
+  VocabularyOptions options;
   options.special_everywhere = true;
   const auto read = [&](const char* name, const std::function<void(const JsonNode&)>& take) {
     const auto path = folder / name;
@@ -77,14 +74,20 @@ SentencePieceOptions read_options(const std::filesystem::path& folder) {
 
 std::unique_ptr<Tokenizer> Tokenizer::load(const std::filesystem::path& model_folder) {
   if (const auto file = model_folder / "tokenizer.json"; std::filesystem::exists(file))
-    return JsonTokenizer::read(file, {.special_everywhere = true});
+    return JsonTokenizer::read(file, {.added = {.special_everywhere = true}});
+  if (const auto file = model_folder / "tekken.json"; std::filesystem::exists(file))
+    return read_tekken(file, read_options(model_folder));
   if (const auto file = model_folder / "tokenizer.model"; std::filesystem::exists(file))
     return read_model_file(file, read_options(model_folder));
-  throw DataError(fmt::format("{}: has neither tokenizer.json nor tokenizer.model", model_folder.string()));
+  if (const auto file = find_tiktoken(model_folder); !file.empty())
+    return read_tiktoken(file, read_options(model_folder));
+  throw DataError(fmt::format("{}: has no tokenizer: none of tokenizer.json, tekken.json, tokenizer.model, *.tiktoken",
+                              model_folder.string()));
 }
 
 std::unique_ptr<Tokenizer> Tokenizer::load_file(const std::filesystem::path& file) {
-  if (file.extension() == ".json") return JsonTokenizer::read(file);
+  const bool tekken = file.filename().string().find("tekken") != std::string::npos;
+  if (file.extension() == ".json") return tekken ? read_tekken(file, {}) : JsonTokenizer::read(file);
   return read_model_file(file, {});
 }
 

@@ -172,12 +172,24 @@ TEST_F(ModelFolder, TheFileWinsOverTheConfiguration) {
   EXPECT_EQ(choose_chat_template("auto", folder_)->source(), "from file");
 }
 
-TEST_F(ModelFolder, ListOfNamedTemplates) {
+TEST_F(ModelFolder, OfNamedTemplatesToolsChooseTheirOwn) {
   write("tokenizer_config.json",
-        R"({"chat_template": [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]})");
-  EXPECT_EQ(load_chat_template(folder_)->source(), "D");
-  EXPECT_EQ(load_chat_template(folder_, "tool_use")->source(), "T");
-  EXPECT_EQ(load_chat_template(folder_, "rag")->source(), "D");
+        R"({"chat_template": [{"name": "default", "template": "D"}, {"name": "rag", "template": "{% broken"},
+                              {"name": "tool_use", "template": "T"}]})");
+  const auto both = load_chat_template(folder_);
+  EXPECT_EQ(both->source(), "D");
+  EXPECT_EQ(both->tool_source(), "T");
+  EXPECT_EQ(both->render({{"tools", nullptr}}), "D");
+  EXPECT_EQ(both->render(Json::object()), "D");
+  EXPECT_EQ(both->render({{"tools", Json::array()}}), "T");
+  write("chat_template.jinja", "F");
+  EXPECT_EQ(load_chat_template(folder_)->render({{"tools", Json::array()}}), "F");
+  write("additional_chat_templates/tool_use.jinja", "FT");
+  EXPECT_EQ(load_chat_template(folder_)->render({{"tools", Json::array()}}), "FT");
+  EXPECT_EQ(load_chat_template(folder_)->render(Json::object()), "F");
+}
+
+TEST_F(ModelFolder, ListsMustNameADefault) {
   write("tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "R"}]})");
   EXPECT_THAT(error_of([&] { load_chat_template(folder_); }), AllOf(StartsWith("3 "), HasSubstr("'default'")));
   write("tokenizer_config.json", R"({"chat_template": [{"name": "rag"}]})");

@@ -46,7 +46,8 @@ TEST_F(MalformedTokenizerTest, MissingAndMistypedFields) {
 }
 
 TEST_F(MalformedTokenizerTest, UnknownPartsAreNamed) {
-  EXPECT_THAT(patched(R"([{"op": "replace", "path": "/model/type", "value": "Unigram"}])"), HasSubstr("\"Unigram\""));
+  EXPECT_THAT(patched(R"([{"op": "replace", "path": "/model/type", "value": "WordPiece"}])"),
+              AllOf(HasSubstr("\"WordPiece\""), HasSubstr("known are BPE, Unigram")));
   EXPECT_THAT(patched(R"([{"op": "replace", "path": "/normalizer", "value": {"type": "Odd"}}])"),
               HasSubstr("normalizer.type"));
   EXPECT_THAT(

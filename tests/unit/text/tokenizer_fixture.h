@@ -28,7 +28,7 @@ class TokenizerFixture : public ::testing::Test {
   }
 
   std::unique_ptr<JsonTokenizer> load(const nlohmann::json& document, bool raw_bytes = true) const {
-    return JsonTokenizer::read(write("tokenizer.json", document.dump()), {.raw_bytes = raw_bytes});
+    return JsonTokenizer::read(write("tokenizer.json", document.dump()), {.added = {}, .raw_bytes = raw_bytes});
   }
 
   // The message of the DataError that loading gives.

@@ -50,11 +50,17 @@ class LiteralSet {
 
 class AddedTokens {
  public:
+  struct Rules {
+    // Special tokens are found as they are written, too, where normalization makes something else of them (Llama 2's
+    // "</s>", which else is found behind a space alone).
+    bool special_everywhere = false;
+    // Ids are as declared, beside whatever the model has; else they are what Hugging Face's tokenizers give: the
+    // model's where it has the content, else the next free one, and DataError where the file says another.
+    bool declared_ids = false;
+    bool found_in_text = true;  // false: they are only decoded
+  };
   AddedTokens() = default;
-  // Ids are what Hugging Face's tokenizers give: the model's where it has the content, else the next free one.
-  // DataError where the file says another. special_everywhere: special tokens are found as they are written, too, where
-  // normalization makes something else of them (Llama 2's "</s>", which else is found behind a space alone).
-  AddedTokens(const JsonNode& list, const TokenModel& model, const Normalizer* normalizer, bool special_everywhere);
+  AddedTokens(const JsonNode& list, const TokenModel& model, const Normalizer* normalizer, const Rules& rules);
 
   // Cuts a raw text at tokens that are matched before normalization, then `text` at those matched after it.
   void cut_raw(std::string_view text, std::vector<TextPiece>& out) const { cut(raw_, text, out); }
@@ -66,7 +72,8 @@ class AddedTokens {
   const std::map<std::int32_t, AddedToken>& all() const { return by_id_; }
 
  private:
-  void insert(const JsonNode& node, const TokenModel& model, const Normalizer* normalizer, std::int32_t& next_id);
+  void insert(const JsonNode& node, const TokenModel& model, const Normalizer* normalizer, const Rules& rules,
+              std::int32_t& next_id);
   void cut(const LiteralSet& set, std::string_view text, std::vector<TextPiece>& out) const;
 
   std::map<std::int32_t, AddedToken> by_id_;

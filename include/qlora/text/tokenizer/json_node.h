@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,6 +46,17 @@ class JsonNode {
   std::shared_ptr<std::string> file_;
   std::string path_;
 };
+
+// What `table` makes of a node by its field "type"; where that is not in it, a DataError that lists what is.
+template <typename Made>
+Made make_by_type(const JsonNode& node, const std::string& type, const char* kind,
+                  const std::map<std::string, Made (*)(const JsonNode&)>& table) {
+  const auto found = table.find(type);
+  if (found != table.end()) return found->second(node);
+  std::string known;
+  for (const auto& entry : table) known += (known.empty() ? "" : ", ") + entry.first;
+  node.at("type").fail("the " + std::string(kind) + " \"" + type + "\" is not supported; known are " + known);
+}
 
 // The bytes of a regular file of at most 512 MiB; DataError naming it otherwise.
 std::string read_tokenizer_bytes(const std::filesystem::path& file);

@@ -20,12 +20,15 @@ namespace qlora {
 class JsonTokenizer final : public Tokenizer {
  public:
   struct Options {
-    bool special_everywhere = false;  // see AddedTokens
-    bool raw_bytes =
-        true;  // a byte-level model reads bytes, not their printable characters, where it can: the same ids
+    AddedTokens::Rules added;
+    // A byte-level model reads bytes, not their printable characters, where it can: the same ids.
+    bool raw_bytes = true;
   };
   static std::unique_ptr<JsonTokenizer> read(const std::filesystem::path& file, Options options);
   static std::unique_ptr<JsonTokenizer> read(const std::filesystem::path& file) { return read(file, Options()); }
+  // What `root` says around a model that was read elsewhere.
+  static std::unique_ptr<JsonTokenizer> assemble(std::unique_ptr<TokenModel> model, const JsonNode& root,
+                                                 const Options& options, std::string fingerprint);
 
   Encoding encode(std::string_view text, bool add_special_tokens) const override;
   std::string decode(std::span<const std::int32_t> ids, bool skip_special_tokens) const override;
@@ -45,9 +48,9 @@ class JsonTokenizer final : public Tokenizer {
   };
   class Borrowed;
 
-  void read_parts(const JsonNode& root, Options options);
+  void read_parts(const JsonNode& root, const Options& options);
   void check_frame(const JsonNode& root) const;
-  void fill_decoded();
+  void fill_decoded(bool skip_by_text);
   void encode_section(AlignedText section, TokenModel::Scratch& scratch, Encoding& out) const;
   void encode_raw(std::string_view text, TokenModel::Scratch& scratch, Encoding& out) const;
 

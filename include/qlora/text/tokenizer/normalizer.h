@@ -23,5 +23,6 @@ std::unique_ptr<Normalizer> make_prepend(const JsonNode& node);
 std::unique_ptr<Normalizer> make_replace(const JsonNode& node);
 std::unique_ptr<Normalizer> make_strip(const JsonNode& node);
 std::unique_ptr<Normalizer> make_lowercase(const JsonNode& node);
+std::unique_ptr<Normalizer> make_precompiled(const JsonNode& node);
 
 }  // namespace qlora

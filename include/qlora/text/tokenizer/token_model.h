@@ -44,6 +44,8 @@ class TokenModel {
 
 std::unique_ptr<TokenModel> make_token_model(const JsonNode& node);
 
+// Factories, one a kind; the table in token_model.cpp names them.
 std::unique_ptr<TokenModel> make_bpe(const JsonNode& node);
+std::unique_ptr<TokenModel> make_unigram(const JsonNode& node);
 
 }  // namespace qlora
