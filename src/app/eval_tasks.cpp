@@ -246,6 +246,7 @@ std::vector<std::string> EvalTasks::generate(const std::string& name, Decoder& d
     std::iota(left.begin(), left.end(), std::size_t{0});
   }
   std::vector<std::vector<std::int32_t>> ids;
+  ids.reserve(left.size());
   for (const std::size_t i : left) ids.push_back(prompts_[i].ids);
   Generator::Settings settings = generator_settings();
   Progress progress(name, static_cast<std::int64_t>(ids.size()));
@@ -262,6 +263,7 @@ std::vector<std::string> EvalTasks::generate(const std::string& name, Decoder& d
     answers[left[i]] = std::move(made[i]);
   }
   std::vector<std::string> texts;
+  texts.reserve(answers.size());
   for (const Answer& answer : answers) texts.push_back(text_of(answer));
   return texts;
 }

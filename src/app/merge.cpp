@@ -237,7 +237,7 @@ class MergeRun {
     const std::string name = source_of(weight);
     if (nf4_is_serialized(name, find_)) return decoded(nf4_parse(name, find_));
     const HostTensor tensor = folder_.tensor(name);
-    const at::Tensor aligned = to_tensor(tensor, name);
+    at::Tensor aligned = to_tensor(tensor, name);
     if (!at::isfinite(aligned).all().item<bool>()) {
       throw DataError(fmt::format("{}: tensor '{}': holds NaN or Inf", folder_.file_of(name).string(), name));
     }

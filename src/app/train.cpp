@@ -138,7 +138,7 @@ std::optional<Json> finished_result(const TrainJob& job, const Json& identity) {
 std::optional<fs::path> checkpoint_to_resume(const TrainJob& job, const Json& identity) {
   const std::string& wanted = job.train.resume_from_checkpoint;
   if (wanted == kNoResume) return std::nullopt;
-  const auto checkpoint =
+  std::optional<fs::path> checkpoint =
       wanted == kAutoResume ? newest_valid_checkpoint(job.common.output_dir) : std::optional<fs::path>(wanted);
   if (checkpoint) check_identity(*checkpoint, load_checkpoint(*checkpoint).run.at("identity"), identity);
   return checkpoint;
