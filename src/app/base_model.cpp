@@ -165,8 +165,7 @@ void copy_tokenizer(const fs::path& from, const fs::path& to, const ChatFormat& 
   };
   if (format.chat_template) write_file_atomically(to / "chat_template.jinja", *format.chat_template);
   if (!format.tool_template.empty()) {
-    fs::create_directories(to / "additional_chat_templates");
-    write_file_atomically(to / "additional_chat_templates" / "tool_use.jinja", format.tool_template);
+    write_file_atomically(to / kMoreTemplates / "tool_use.jinja", format.tool_template);
   }
   copy_with("tokenizer_config.json", "chat_template", format.chat_template ? Json(*format.chat_template) : Json());
   copy_with("generation_config.json", "eos_token_id", format.stop_ids.empty() ? Json() : Json(format.stop_ids));

@@ -50,11 +50,21 @@ EncodedSet encode_part(const Dataset& dataset, const RowEncoder& encoder, const 
   return set;
 }
 
+// All windows lie in memory at once, in some ten bytes a token.
+constexpr std::int64_t kMostWindowTokens = std::int64_t{1} << 28;
+
 // Rows in windows of `length` tokens, each beginning `stride` after the one before; a token's label stays in the first
 // window that has it. As transformers' guide to the perplexity of models with a fixed length has it. Windows without
 // anything to predict are left out. row_of: the row of each window.
 PreparedSet windows_of(const PreparedSet& rows, std::int64_t length, std::int64_t stride,
                        std::vector<std::size_t>& row_of) {
+  std::int64_t tokens_in_all = 0;
+  for (std::size_t row = 0; row < rows.size(); ++row)
+    tokens_in_all += length * (1 + std::max<std::int64_t>(0, rows.length(row) - length + stride - 1) / stride);
+  if (tokens_in_all > kMostWindowTokens) {
+    throw UsageError(fmt::format("stride: {} makes windows with {} tokens in all, more than {}; raise it, or set limit",
+                                 stride, tokens_in_all, kMostWindowTokens));
+  }
   std::vector<EncodedRow> windows;
   std::vector<Json> ids;
   for (std::size_t row = 0; row < rows.size(); ++row) {
@@ -116,7 +126,8 @@ EvalTasks::EvalTasks(const EvalJob& job, const std::filesystem::path& model, con
   if (has_task(job_.eval, "perplexity")) {
     ModelLimits limits = resolve_limits(job_.data, read_model_limits(model));
     const std::int64_t length = limits.positions.value_or(0);
-    const std::int64_t stride = length > 0 ? job_.eval.stride.value_or(0) : 0;  // 0: rows as they are
+    const std::int64_t stride = job_.eval.stride.value_or(0);  // 0: rows as they are
+    if (stride > 0 && length == 0) throw UsageError("stride: needs max_length, since the model's own is not known");
     if (stride > length) {
       throw UsageError(fmt::format(
           "stride: {} is more than a window's {} tokens: what lies between would not be counted", stride, length));

@@ -151,13 +151,15 @@ EarlierRun earlier_run(const TrainJob& job, const Json& identity) {
   return {std::nullopt, checkpoint_to_resume(job, identity)};
 }
 
-// Weights of an earlier model go before those in `staged` come: a model in one file would hide one in shards.
-void remove_other_weights(const fs::path& output, const fs::path& staged) {
+// What is read of a model where it is there goes before the model in `staged` comes without it: weights in one file,
+// which would hide those in shards, and templates.
+void remove_other_model(const fs::path& output, const fs::path& staged) {
   const std::vector<fs::directory_entry> entries(fs::directory_iterator(output), fs::directory_iterator{});
   for (const fs::directory_entry& entry : entries) {
     const fs::path name = entry.path().filename();
     const bool weights = name.string().starts_with("model") && name.string().find(".safetensors") != std::string::npos;
-    if (weights && !fs::exists(staged / name)) fs::remove(output / name);
+    const bool templates = name == "chat_template.jinja" || name == kMoreTemplates;
+    if ((weights || templates) && !fs::exists(staged / name)) fs::remove_all(output / name);
   }
 }
 
@@ -233,7 +235,7 @@ class TrainRun {
     write_file_atomically(folder.temporary() / kResults,
                           Json{{"result", record}, {"identity", identity_}}.dump(2) + "\n");
     supersede(result.steps);
-    remove_other_weights(output_, folder.temporary());
+    remove_other_model(output_, folder.temporary());
     folder.move_out(kResults);
   }
 

@@ -206,7 +206,9 @@ void AtomicFolder::move_out(const std::string& last) {
   const std::vector<fs::directory_entry> entries(fs::directory_iterator(temporary_), fs::directory_iterator{});
   for (const fs::directory_entry& entry : entries) {
     const fs::path name = entry.path().filename();
-    if (name != last) rename_path(entry.path(), folder / name);
+    if (name == last) continue;
+    if (entry.is_directory()) fs::remove_all(folder / name);  // rename() takes the place of an empty folder alone
+    rename_path(entry.path(), folder / name);
   }
   rename_path(temporary_ / last, folder / last);
   sync_folder(folder);

@@ -61,7 +61,8 @@ void declare(Schema<EvalOptions>& schema) {
       .key(
           "stride", &E::stride,
           "Perplexity: a row longer than max_length is read in windows of that length which begin so many tokens after "
-          "each other; each token counts once. Unset: such a row is left out, or cut as `overflow` says.")
+          "each other; each token counts once, as far as one stands before it. Unset: such a row is left out, or cut "
+          "as `overflow` says.")
       .at_least(1);
 }
 

@@ -81,14 +81,17 @@ struct AnswerCounts {
 };
 
 // <db_id>.sqlite, then every other .sqlite file beside it, by name: the contents that a prediction must be right on.
+// None where the first is missing.
 std::vector<std::string> database_files(const std::filesystem::path& folder) {
   std::vector<std::string> files;
-  if (!std::filesystem::is_directory(folder)) return files;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+  const std::string first = std::filesystem::absolute(folder / (folder.filename().string() + ".sqlite")).string();
+  if (!std::filesystem::is_regular_file(first)) return files;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
     if (entry.path().extension() == ".sqlite" && entry.is_regular_file())
       files.push_back(std::filesystem::absolute(entry.path()).string());
   }
-  const std::string first = std::filesystem::absolute(folder / (folder.filename().string() + ".sqlite")).string();
+  if (error) throw DataError(fmt::format("{}: cannot be read: {}", folder.string(), error.message()));
   std::sort(files.begin(), files.end(), [&](const std::string& a, const std::string& b) {
     return std::pair(a != first, a) < std::pair(b != first, b);
   });

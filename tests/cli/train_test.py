@@ -255,6 +255,19 @@ class TrainTest(TrainRuns):
                      {"resume_from_checkpoint": "true"}):
             self.assertIn("finished already", self.succeed(self.out, **{**keys, **more}, quiet="false").stderr)
 
+    def test_templates_are_those_of_the_last_run(self):
+        keys = {"max_steps": 1, "save_strategy": "no", "eval_strategy": "no", "resume_from_checkpoint": "none"}
+        model = self.out / "model"
+        shutil.copytree(self.model, model)
+        (model / "additional_chat_templates").mkdir()
+        (model / "additional_chat_templates/tool_use.jinja").write_text("{{ tools }}{{ messages[-1].content }}")
+        copy = self.out / "run/additional_chat_templates/tool_use.jinja"
+        for _ in range(2):
+            self.succeed(self.out / "run", model_name_or_path=model, **keys)
+            self.assertTrue(copy.exists())
+        self.succeed(self.out / "run", model_name_or_path=model, chat_template="chatml", **keys)
+        self.assertFalse(copy.parent.exists(), "chatml renders tools itself")
+
     def test_two_runs_do_not_share_a_folder(self):
         first = subprocess.Popen(tiny_model.command("train", *self.flags(self.out, max_steps=100000)),
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

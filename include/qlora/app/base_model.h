@@ -96,6 +96,9 @@ struct ChatFormat {
   std::vector<std::int32_t> stop_ids;        // where generation stops; empty: as generation_config.json has it
 };
 
+// Where a model folder has templates beside the usual one.
+inline constexpr const char* kMoreTemplates = "additional_chat_templates";
+
 // Copies what a tokenizer and its template need from a model folder. The template's source is written both as
 // chat_template.jinja and into tokenizer_config.json (newer readers take the file, older ones know the field alone),
 // the one for tools as additional_chat_templates/tool_use.jinja, stop_ids as eos_token_id into generation_config.json.

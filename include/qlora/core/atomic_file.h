@@ -51,7 +51,8 @@ class AtomicFolder {
   const std::filesystem::path& temporary() const { return temporary_; }
   void commit();
   // Instead of commit(), where the folder around `path` holds more than is ours: syncs what was written and moves it
-  // there entry by entry, `last` after all others, so that whoever finds `last` finds the rest.
+  // there entry by entry, in the place of what has the same name, `last` after all others, so that whoever finds `last`
+  // finds the rest.
   void move_out(const std::string& last);
 
  private:

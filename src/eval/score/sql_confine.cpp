@@ -35,13 +35,13 @@ size_t address_space_now() {
 void close_descriptors(int kept) {
   const int nothing = ::open("/dev/null", O_RDWR);
   for (int fd = 0; fd < 3; ++fd) ::dup2(nothing, fd);
-  const auto close_range = [](unsigned first, unsigned last) {
+  const auto close_all = [](unsigned first, unsigned last) {
     if (first > last || ::syscall(__NR_close_range, first, last, 0u) == 0) return;
-    const auto end = static_cast<unsigned>(std::min(::sysconf(_SC_OPEN_MAX), 65536L));  // before Linux 5.9
-    for (unsigned fd = first; fd <= std::min(last, end); ++fd) ::close(static_cast<int>(fd));
+    const unsigned end = std::min(last, 65535u);  // before Linux 5.9
+    for (unsigned fd = first; fd <= end; ++fd) ::close(static_cast<int>(fd));
   };
-  close_range(3, static_cast<unsigned>(kept) - 1);
-  close_range(static_cast<unsigned>(kept) + 1, ~0u);
+  close_all(3, static_cast<unsigned>(kept) - 1);
+  close_all(static_cast<unsigned>(kept) + 1, ~0u);
 }
 
 #if defined(__x86_64__)

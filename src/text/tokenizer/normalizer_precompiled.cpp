@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include <fmt/format.h>
 #include <utf8proc.h>
 
 #include "qlora/text/tokenizer/base64.h"
@@ -11,7 +12,8 @@
 namespace qlora {
 namespace {
 
-constexpr std::size_t kMaxClusterBytes = 5;  // longer grapheme clusters are mapped character by character
+constexpr std::size_t kMaxReplacementBytes = 1024;  // a character's NFKC form has 18 code points at most
+constexpr std::size_t kMaxClusterBytes = 5;         // longer grapheme clusters are mapped character by character
 
 // A character that utf8proc treats as the reference, which knows Unicode 17, treats `value` in clusters.
 utf8proc_int32_t cluster_twin(char32_t value) {
@@ -48,6 +50,12 @@ class CharacterMap {
     for (std::size_t i = 0; i < units; ++i) units_.push_back(read_u32(*bytes, 4 + 4 * i));
     replacements_ = bytes->substr(4 + 4 * units);
     if (find_invalid_utf8(replacements_) != replacements_.size()) node.fail("its replacements are no UTF-8");
+    for (std::size_t begin = 0; begin < replacements_.size();) {
+      const std::size_t end = std::min(replacements_.find('\0', begin), replacements_.size());
+      if (end - begin > kMaxReplacementBytes)
+        node.fail(fmt::format("has a replacement of more than {} bytes", kMaxReplacementBytes));
+      begin = end + 1;
+    }
   }
 
   // What stands in place of a whole text: the replacement of the shortest entry that it starts with, as the reference

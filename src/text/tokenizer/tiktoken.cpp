@@ -40,7 +40,7 @@ class RankedTokens {
     const auto bytes = decode_base64(base64);
     if (!bytes || bytes->empty()) fail(where, "is no base64 of a token");
     if (bytes->size() > kMaxTokenBytes) fail(where, fmt::format("has more than {} bytes", kMaxTokenBytes));
-    if (id < 0 || id > kMaxTokenId) fail(where, fmt::format("has the rank {}", id));
+    if (id < 0 || id > kMaxTokenId) fail(where, fmt::format("has the rank {}; ranks are 0 to {}", id, kMaxTokenId));
     std::string characters;
     for (const char c : *bytes) characters += byte_characters()[static_cast<unsigned char>(c)];
     const auto token = static_cast<std::int32_t>(id);
@@ -50,7 +50,8 @@ class RankedTokens {
   std::unique_ptr<TokenModel> make_model() && {
     for (int byte = 0; byte < 256; ++byte) {
       const char text = static_cast<char>(byte);
-      if (!by_bytes_.id_of({&text, 1})) throw DataError(fmt::format("{}: has no token for the byte {}", file_, byte));
+      if (!by_bytes_.id_of({&text, 1}))
+        throw DataError(fmt::format("{}: has no token for the byte {}: it is not whole, fetch it anew", file_, byte));
     }
     // A token may come about from any two others that make up its bytes.
     struct Pair {
@@ -116,15 +117,17 @@ nlohmann::json describe(const Vocabulary& vocabulary, const VocabularyOptions& o
   return root;
 }
 
-std::unique_ptr<Tokenizer> assemble(RankedTokens tokens, const Vocabulary& vocabulary, const VocabularyOptions& options,
+std::unique_ptr<Tokenizer> assemble(RankedTokens tokens, Vocabulary vocabulary, const VocabularyOptions& options,
                                     const std::string& file, const std::string& bytes) {
+  for (const auto& [id, token] : options.added) vocabulary.special[id] = token;
   const nlohmann::json root = describe(vocabulary, options);
   const AddedTokens::Rules rules = {.declared_ids = true, .found_in_text = options.special_everywhere};
   return JsonTokenizer::assemble(std::move(tokens).make_model(), JsonNode(root, file), {.added = rules},
                                  sha256(sha256(bytes) + root.dump()));
 }
 
-std::map<std::int32_t, VocabularyOptions::Added> number(const std::vector<std::string>& contents, std::int32_t first) {
+std::map<std::int32_t, VocabularyOptions::Added> by_id_from(std::int32_t first,
+                                                            const std::vector<std::string>& contents) {
   std::map<std::int32_t, VocabularyOptions::Added> out;
   for (const std::string& content : contents) out[first++] = {content, true};
   return out;
@@ -150,11 +153,11 @@ std::vector<std::string> qwen_special_tokens() {
 
 Vocabulary known_vocabulary(std::int32_t ranks, const std::string& file) {
   if (ranks == 128000) {
-    return {std::string(pattern_text(KnownPattern::kLlama3)), false, number(llama3_special_tokens(), ranks),
+    return {std::string(pattern_text(KnownPattern::kLlama3)), false, by_id_from(ranks, llama3_special_tokens()),
             "<|begin_of_text|>", "<|end_of_text|>"};
   }
   if (ranks == 151643) {
-    return {std::string(pattern_text(KnownPattern::kQwen2)), true, number(qwen_special_tokens(), ranks), "",
+    return {std::string(pattern_text(KnownPattern::kQwen2)), true, by_id_from(ranks, qwen_special_tokens()), "",
             "<|endoftext|>"};
   }
   throw DataError(
@@ -220,7 +223,7 @@ std::map<std::int32_t, VocabularyOptions::Added> tekken_special_tokens(const Jso
   for (std::size_t i = contents.size(); i < static_cast<std::size_t>(count); ++i) {
     contents.push_back(fmt::format("<SPECIAL_{}>", i));
   }
-  return number(contents, 0);
+  return by_id_from(0, contents);
 }
 
 }  // namespace
@@ -244,8 +247,7 @@ std::unique_ptr<Tokenizer> read_tiktoken(const std::filesystem::path& path, cons
     if (!rank) throw DataError(fmt::format("{}:{}: is no base64 token, space and rank", file, number));
     tokens.add(line.substr(0, space), *rank, fmt::format("line {}", number));
   }
-  Vocabulary vocabulary = known_vocabulary(tokens.size(), file);
-  if (!options.added.empty()) vocabulary.special = options.added;
+  const Vocabulary vocabulary = known_vocabulary(tokens.size(), file);
   return assemble(std::move(tokens), vocabulary, options, file, bytes);
 }
 
@@ -267,8 +269,8 @@ std::unique_ptr<Tokenizer> read_tekken(const std::filesystem::path& path, const 
     token.at("rank").integer(rank, rank);
     tokens.add(token.at("token_bytes").text(), rank + special, token.path());
   }
-  Vocabulary vocabulary = {config.at("pattern").text(), false,
-                           tekken_special_tokens(root, static_cast<std::int32_t>(special)), "<s>", "</s>"};
+  const Vocabulary vocabulary = {config.at("pattern").text(), false,
+                                 tekken_special_tokens(root, static_cast<std::int32_t>(special)), "<s>", "</s>"};
   return assemble(std::move(tokens), vocabulary, options, file, bytes);
 }
 

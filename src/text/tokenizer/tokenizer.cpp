@@ -26,17 +26,6 @@ std::unique_ptr<Tokenizer> read_model_file(const std::filesystem::path& file, Vo
   return read_sentencepiece(file, std::move(options));
 }
 
-// qwen.tiktoken or another's name; empty where the folder has none.
-std::filesystem::path find_tiktoken(const std::filesystem::path& folder) {
-  std::error_code error;
-  std::filesystem::path first;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    const std::filesystem::path& path = entry.path();
-    if (path.extension() == ".tiktoken" && (first.empty() || path < first)) first = path;
-  }
-  return first;
-}
-
 // A vocabulary as its folder describes it. Tokens are added by added_tokens.json {content: id} and by
 // added_tokens_decoder {id: {content, special}} in tokenizer_config.json, which decides where both name one.
 VocabularyOptions read_options(const std::filesystem::path& folder) {
@@ -79,10 +68,11 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const std::filesystem::path& model_fo
     return read_tekken(file, read_options(model_folder));
   if (const auto file = model_folder / "tokenizer.model"; std::filesystem::exists(file))
     return read_model_file(file, read_options(model_folder));
-  if (const auto file = find_tiktoken(model_folder); !file.empty())
+  if (const auto file = model_folder / "qwen.tiktoken"; std::filesystem::exists(file))
     return read_tiktoken(file, read_options(model_folder));
-  throw DataError(fmt::format("{}: has no tokenizer: none of tokenizer.json, tekken.json, tokenizer.model, *.tiktoken",
-                              model_folder.string()));
+  throw DataError(
+      fmt::format("{}: has no tokenizer: none of tokenizer.json, tekken.json, tokenizer.model, qwen.tiktoken",
+                  model_folder.string()));
 }
 
 std::unique_ptr<Tokenizer> Tokenizer::load_file(const std::filesystem::path& file) {

@@ -15,6 +15,7 @@ namespace qlora {
 namespace {
 
 constexpr double kUnknownPenalty = 10;
+constexpr std::size_t kMaxTokenBytes = 1024;                        // every character of a text is held against so many
 constexpr std::size_t kMaxVocabularyBytes = std::size_t{16} << 20;  // a node of the trie for each, at most
 constexpr std::uint32_t kNowhere = UINT32_MAX;
 
@@ -159,6 +160,8 @@ std::unique_ptr<TokenModel> make_unigram(const JsonNode& node) {
     if (!tokens.add(token, static_cast<std::int32_t>(id))) {
       vocabulary.item(id).fail(fmt::format("the token \"{}\" is there twice", token));
     }
+    if (token.size() > kMaxTokenBytes)
+      vocabulary.item(id).fail(fmt::format("has a token of more than {} bytes", kMaxTokenBytes));
     bytes += token.size();
     if (bytes > kMaxVocabularyBytes)
       vocabulary.fail(fmt::format("has more than {} bytes of tokens", kMaxVocabularyBytes));

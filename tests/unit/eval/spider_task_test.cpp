@@ -127,6 +127,8 @@ TEST_F(SpiderTaskTest, ExecutionCountsOnEveryDatabaseOfTheFolder) {
   EXPECT_THAT(execution(lucky), ElementsAre(0, 0));
   EXPECT_THAT(execution(perfect_), ElementsAre(1, 1));
   EXPECT_THAT(execution({"SELECT count(*) FROM singer, late", questions_[1].gold}), ElementsAre(0, 1));
+  std::filesystem::remove(files_.path());  // others do not take its place
+  EXPECT_THAT(execution(perfect_), ElementsAre(0, 0));
 }
 
 TEST_F(SpiderTaskTest, BrokenGoldIsCountedAndScoresNothing) {

@@ -62,6 +62,8 @@ TEST_F(UnigramTest, UnknownNeighboursBecomeBytesWhereAllAreTokens) {
 TEST_F(UnigramTest, FilesThatAreNoModelsAreRefused) {
   EXPECT_THAT(refusal(unigram({{"a", 0}, {"a", 1}})), AllOf(HasSubstr("model.vocab[1]"), HasSubstr("twice")));
   EXPECT_THAT(refusal(unigram({})), HasSubstr("model.unk_id"));
+  EXPECT_THAT(refusal(unigram({{"a", 0}, {std::string(2000, 'a'), 1}})),
+              HasSubstr("model.vocab[1]: has a token of more"));
   nlohmann::json document = unigram(letters());
   document["model"]["vocab"][2] = "c";
   EXPECT_THAT(refusal(document), HasSubstr("model.vocab[2]"));
@@ -118,6 +120,8 @@ TEST_F(UnigramTest, ThePrecompiledMapReplacesCharactersAndShortClusters) {
   EXPECT_THAT(refusal(document), HasSubstr("normalizer.precompiled_charsmap"));
   document["normalizer"]["precompiled_charsmap"] = base64(std::string("\xFF\xFF\0\0", 4));
   EXPECT_THAT(refusal(document), HasSubstr("too short"));
+  document["normalizer"]["precompiled_charsmap"] = base64(std::string(4, '\0') + std::string(2000, 'a'));
+  EXPECT_THAT(refusal(document), HasSubstr("a replacement of more than 1024 bytes"));
 }
 
 class RankedVocabularyTest : public TokenizerFixture {
@@ -156,6 +160,9 @@ TEST_F(RankedVocabularyTest, TekkenStartsWithItsSpecialTokens) {
   EXPECT_EQ(tokenizer->vocabulary_size(), 281);
   EXPECT_EQ(tokenizer->decode(std::vector<std::int32_t>({1, 280, 3}), true), "abc");
   EXPECT_EQ(tokenizer->decode(std::vector<std::int32_t>({1, 280, 3}), false), "<s>abc[INST]");
+  write("folder/added_tokens.json", R"({"<own>": 281})");
+  EXPECT_EQ(Tokenizer::load(folder_ / "folder")->encode("a<own>[INST]", false).ids,
+            std::vector<std::int32_t>({22 + 'a', 281, 3}));
   const auto alone = Tokenizer::load_file(folder_ / "folder/tekken.json");
   EXPECT_EQ(alone->encode("<s>", true).ids, std::vector<std::int32_t>({1, 22 + '<', 22 + 's', 22 + '>'}));
 }
@@ -190,7 +197,8 @@ TEST_F(RankedVocabularyTest, Llama3sFileHasItsPatternAndSpecialTokens) {
   EXPECT_EQ(tokenizer->token_of(128255), "<|reserved_special_token_247|>");
   write("folder/tokenizer_config.json",
         R"({"add_bos_token": false, "added_tokens_decoder": {"128001": {"content": "<own>", "special": true}}})");
-  EXPECT_EQ(Tokenizer::load(folder_ / "folder")->encode("a<own>", true).ids, std::vector<std::int32_t>({'a', 128001}));
+  EXPECT_EQ(Tokenizer::load(folder_ / "folder")->encode("a<own><|eot_id|>", true).ids,
+            std::vector<std::int32_t>({'a', 128001, 128009}));
 }
 
 TEST_F(RankedVocabularyTest, UnknownVocabulariesSayWhatToDo) {

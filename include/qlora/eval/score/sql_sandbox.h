@@ -26,7 +26,7 @@ struct ExecutionVerdict {
   bool syntax_valid = false;  // exactly one statement, which SQLite compiles for the first database, only reading it
   std::string message;        // SQLite's, where there is one
   // The first rows on the database that decided, as text; of the prediction no further than to the first difference.
-  // Empty where no row was compared; `result` also where it is equal.
+  // `result` is empty where it is equal or no row of it was compared.
   std::string gold_result, result;
 
   bool equal() const { return outcome == ExecutionOutcome::kEqual; }
