@@ -33,6 +33,7 @@ struct PlannedRun {
 
 std::string name_among(const std::vector<PlannedRun>& runs, const fs::path& folder) {
   std::vector<std::string> taken;
+  taken.reserve(runs.size());
   for (const PlannedRun& run : runs) taken.push_back(run.name);
   return name_of(folder, taken);
 }

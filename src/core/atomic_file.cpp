@@ -95,7 +95,7 @@ void rename_path(const fs::path& from, const fs::path& to) {
 }
 
 // "a/b/" and "a/b" are the same place; the temporary folder must stand beside it, not in it.
-fs::path without_slash(fs::path path) {
+fs::path without_slash(const fs::path& path) {
   return path.has_filename() ? path : path.parent_path();
 }
 
@@ -159,7 +159,7 @@ void write_file_atomically(const fs::path& path, std::string_view bytes) {
   file.commit();
 }
 
-AtomicFolder::AtomicFolder(fs::path path) : path_(without_links(without_slash(std::move(path)))) {
+AtomicFolder::AtomicFolder(const fs::path& path) : path_(without_links(without_slash(path))) {
   make_parents(path_);
   const std::string prefix = fmt::format("tmp-{}.", path_.filename().string());
   remove_abandoned(folder_of(path_), prefix);

@@ -24,7 +24,7 @@ std::string values_of(const Key& key) {
 
 std::string default_of(const Key& key) {
   const Json value = key.default_json();
-  const bool is_empty = value.is_null() || value == "" || (value.is_structured() && value.empty());
+  const bool is_empty = value.is_null() || value == Json("") || (value.is_structured() && value.empty());
   return is_empty ? "" : yaml_line(value);
 }
 
@@ -65,7 +65,7 @@ std::string wrapped(const std::string& text, size_t indent, size_t width) {
 std::string synonyms_of(const Key& key) {
   std::vector<std::string> synonyms;
   for (const Synonym& synonym : key.synonyms) synonyms.push_back(synonym_text(synonym));
-  for (const auto& [spelling, meant] : key.spellings) synonyms.push_back(spelling + " for " + meant);
+  for (const auto& [spelling, meant] : key.spellings) synonyms.push_back(fmt::format("{} for {}", spelling, meant));
   return joined(synonyms);
 }
 

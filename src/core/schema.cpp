@@ -38,7 +38,8 @@ std::string Key::settled_spelling(const std::string& text) const {
 
 std::string Key::choice_of(const Value& value) const {
   if (value.kind != Value::Kind::kScalar) return "";
-  if (const std::string text = settled_spelling(value.text); contains(choices, text)) return text;
+  std::string text = settled_spelling(value.text);
+  if (contains(choices, text)) return text;
   // YAML writers turn no into false, and true has many spellings.
   bool truth = false;
   if (!text_to(value.text, truth)) return "";

@@ -66,7 +66,7 @@ fs::path fetch_model(const std::string& id, const std::string& revision, bool we
   std::vector<std::string> files;
   std::copy_if(std::begin(kSmallFiles), std::end(kSmallFiles), std::back_inserter(files),
                [&](const char* name) { return repository.contains(name); });
-  const fs::path folder = repository.fetch(files);
+  fs::path folder = repository.fetch(files);
   if (weights) fetch_weights(repository, id);
   return folder;
 }

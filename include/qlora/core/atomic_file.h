@@ -41,7 +41,7 @@ class AtomicFile {
 // calls it knows that what stands there may go. A symbolic link stays, and the folder that it points to is replaced.
 class AtomicFolder {
  public:
-  explicit AtomicFolder(std::filesystem::path path);
+  explicit AtomicFolder(const std::filesystem::path& path);
   // Without commit() what was written is removed.
   ~AtomicFolder();
   AtomicFolder(const AtomicFolder&) = delete;

@@ -115,6 +115,7 @@ PartialScore score_bags(const std::vector<Item>& gold, const std::vector<Item>& 
 
 std::vector<ValueUnit> units_of(const std::vector<SelectItem>& items) {
   std::vector<ValueUnit> units;
+  units.reserve(items.size());
   for (const auto& item : items) units.push_back(item.unit);
   return units;
 }
@@ -127,6 +128,7 @@ std::vector<Condition> copies_of(const ConditionList& list) {
 
 std::vector<ValueUnit> units_of(const std::vector<Condition>& conditions) {
   std::vector<ValueUnit> units;
+  units.reserve(conditions.size());
   for (const auto& condition : conditions) units.push_back(condition.unit);
   return units;
 }
