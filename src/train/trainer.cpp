@@ -486,8 +486,7 @@ TrainerState Trainer::trainer_state() const {
     state.best_global_step = best_step_;
     const fs::path checkpoint = settings_.output / fmt::format("checkpoint-{}", best_step_);
     const bool saves = o.save_strategy != Strategy::kNo || o.load_best_model_at_end;
-    if (fs::exists(checkpoint) || (saves && best_step_ == step_))
-      state.best_model_checkpoint = checkpoint.string();
+    if (fs::exists(checkpoint) || (saves && best_step_ == step_)) state.best_model_checkpoint = checkpoint.string();
   }
   return state;
 }

@@ -31,8 +31,8 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Reads the first of tokenizer.json, tekken.json, tokenizer.model (of SentencePiece or tiktoken) and qwen.tiktoken that
-  // a model folder has, the latter three with the folder's added tokens. tokenizer.json as it is decides, never
+  // Reads the first of tokenizer.json, tekken.json, tokenizer.model (of SentencePiece or tiktoken) and qwen.tiktoken
+  // that a model folder has, the latter three with the folder's added tokens. tokenizer.json as it is decides, never
   // tokenizer_class; but special tokens are found wherever they are written, as in transformers: templates put them
   // where the packages' own search misses some (Llama 2's "</s>" without a space before it, every control symbol of
   // SentencePiece and Tekken). Throws DataError naming file and place.

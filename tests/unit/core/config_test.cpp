@@ -344,8 +344,9 @@ TEST(Describe, HelpNamesEveryKeyItsValuesDefaultAndRefusals) {
 
 TEST(Describe, TheReferenceEscapesBars) {
   const std::string page = reference_page({{kPaint, "paints"}});
-  EXPECT_NE(page.find("| `colour` | red \\| green \\| no | `red` | Which colour. Not built yet: green. | rouge for red |"),
-            std::string::npos)
+  EXPECT_NE(
+      page.find("| `colour` | red \\| green \\| no | `red` | Which colour. Not built yet: green. | rouge for red |"),
+      std::string::npos)
       << page;
 }
 
