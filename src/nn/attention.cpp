@@ -85,7 +85,7 @@ std::optional<at::Tensor> row_mask(const RowViews& row, const AttentionShape& s)
 at::Tensor soft_cap(const at::Tensor& scores, double cap) {
   if (cap == 0.0) return {};
   scores.div_(cap).tanh_();
-  const at::Tensor slope = 1.0 - scores.square();
+  at::Tensor slope = 1.0 - scores.square();
   scores.mul_(cap);
   return slope;
 }
@@ -105,7 +105,7 @@ Probabilities probabilities(const RowViews& row, const AttentionShape& s) {
   return {at::softmax(scores, -1), scores.logsumexp(-1), slope};
 }
 
-void row_forward(const RowViews& row, const AttentionShape& s, at::Tensor out, at::Tensor lse) {
+void row_forward(const RowViews& row, const AttentionShape& s, const at::Tensor& out, const at::Tensor& lse) {
   if (has_cpu_kernel(row, s)) {
     const auto mask = row_mask(row, s);
     const auto [o, l] = at::_scaled_dot_product_flash_attention_for_cpu(row.q, row.k, row.v, 0.0, !mask, mask, s.scale);

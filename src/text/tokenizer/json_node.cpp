@@ -67,9 +67,9 @@ std::int64_t JsonNode::integer(std::int64_t low, std::int64_t high) const {
   return number;
 }
 
-std::string JsonNode::text_or(const std::string& key, std::string fallback) const {
+std::string JsonNode::text_or(const std::string& key, const std::string& fallback) const {
   const auto found = find(key);
-  return found ? found->text() : std::move(fallback);
+  return found ? found->text() : fallback;
 }
 
 bool JsonNode::flag_or(const std::string& key, bool fallback) const {

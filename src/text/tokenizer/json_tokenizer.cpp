@@ -73,7 +73,7 @@ void JsonTokenizer::read_parts(const JsonNode& root, const Options& options) {
 void JsonTokenizer::fill_decoded(bool skip_by_text) {
   std::int32_t most = model_->max_id();
   if (!added_.all().empty()) most = std::max(most, added_.all().rbegin()->first);
-  decoded_.resize(static_cast<std::size_t>(most + 1));
+  decoded_.resize(static_cast<std::size_t>(most) + 1);
   for (std::int32_t id = 0; id <= most; ++id) {
     Decoded& decoded = decoded_[static_cast<std::size_t>(id)];
     if (const AddedToken* token = added_.find(id)) {

@@ -93,7 +93,10 @@ class CharacterMap {
 class Precompiled final : public Normalizer {
  public:
   explicit Precompiled(const JsonNode& node) : map_(node.at("precompiled_charsmap")) {
-    for (char c = 0; c >= 0 && c < 127; ++c) plain_[static_cast<std::size_t>(c)] = c != '\r' && !map_.find({&c, 1});
+    for (std::size_t i = 0; i < 127; ++i) {
+      const char c = static_cast<char>(i);
+      plain_[i] = c != '\r' && !map_.find({&c, 1});
+    }
   }
 
   void apply(AlignedText& text) const override {

@@ -69,13 +69,13 @@ std::vector<SplitSpan> join_with_previous(const std::vector<SplitSpan>& spans) {
 std::vector<SplitSpan> join_with_next(const std::vector<SplitSpan>& spans) {
   std::vector<SplitSpan> out;
   bool previous = false;
-  for (auto span = spans.rbegin(); span != spans.rend(); ++span) {
-    if (span->match && !previous && !out.empty()) {
-      out.back().begin = span->begin;
+  for (const SplitSpan& span : std::vector<SplitSpan>(spans.rbegin(), spans.rend())) {
+    if (span.match && !previous && !out.empty()) {
+      out.back().begin = span.begin;
     } else {
-      out.push_back(*span);
+      out.push_back(span);
     }
-    previous = span->match;
+    previous = span.match;
   }
   std::reverse(out.begin(), out.end());
   return out;

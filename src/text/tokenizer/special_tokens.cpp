@@ -60,7 +60,7 @@ SpecialTokens load_special_tokens(const std::filesystem::path& model_folder, con
     if (const auto node = tokenizer_config.find(name + "_token")) return token_text(*node);
     for (const ConfigFile* file : {&generation, &config}) {
       for (const std::int32_t id : read_ids(*file, name + "_token_id")) {
-        if (const auto token = tokenizer.token_of(id)) return token;
+        if (auto token = tokenizer.token_of(id)) return token;
       }
     }
     return std::nullopt;

@@ -71,7 +71,7 @@ class FuseDecoder final : public TokenDecoder {
   void apply(std::vector<std::string>& tokens) const override {
     std::string whole;
     for (const std::string& token : tokens) whole += token;
-    tokens.assign(1, std::move(whole));
+    tokens.assign(1, whole);
   }
 };
 

@@ -112,7 +112,7 @@ std::string DecodeStream::push(std::int32_t id) {
 }
 
 std::string DecodeStream::finish() {
-  const std::string rest = emit();
+  std::string rest = emit();
   ids_.clear();
   emitted_ = 0;
   return rest;

@@ -32,7 +32,7 @@ class JsonNode {
   std::int64_t integer(std::int64_t low, std::int64_t high) const;
   const std::string& type() const { return at("type").text(); }
 
-  std::string text_or(const std::string& key, std::string fallback) const;
+  std::string text_or(const std::string& key, const std::string& fallback) const;
   bool flag_or(const std::string& key, bool fallback) const;
 
   const nlohmann::json& value() const { return *value_; }
