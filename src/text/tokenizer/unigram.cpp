@@ -62,7 +62,7 @@ struct Unigram::Buffers final : TokenModel::Scratch {
     std::int32_t id = -1;
   };
   std::vector<Step> steps;
-  std::vector<ModelToken> backwards;
+  std::vector<ModelToken> path;
 };
 
 Unigram::Unigram(UnigramOptions options, TokenTable tokens, std::vector<double> scores)
@@ -104,7 +104,7 @@ void Unigram::find_paths(std::string_view piece, Buffers& buffers) const {
 void Unigram::tokenize(std::string_view piece, Scratch& scratch, std::vector<ModelToken>& out) const {
   auto& buffers = static_cast<Buffers&>(scratch);
   find_paths(piece, buffers);
-  auto& path = buffers.backwards;
+  auto& path = buffers.path;
   path.clear();
   for (std::size_t end = piece.size(); end > 0;) {
     const auto& step = buffers.steps[end];
@@ -117,14 +117,15 @@ void Unigram::tokenize(std::string_view piece, Scratch& scratch, std::vector<Mod
     }
     end = step.from;
   }
+  std::reverse(path.begin(), path.end());
   std::size_t at = 0;
-  for (auto token = path.rbegin(); token != path.rend(); ++token) {
-    if (token->id == options_.unk_id) {
-      append_unknown(piece.substr(at, token->length), out);
+  for (const ModelToken& token : path) {
+    if (token.id == options_.unk_id) {
+      append_unknown(piece.substr(at, token.length), out);
     } else {
-      out.push_back(*token);
+      out.push_back(token);
     }
-    at += token->length;
+    at += token.length;
   }
 }
 
