@@ -149,6 +149,7 @@ void profile(const std::function<void()>& run) {
     ++count;
   }
   std::vector<std::pair<double, std::string>> sorted;
+  sorted.reserve(kernels.size());
   for (const auto& [name, sum] : kernels) sorted.emplace_back(sum.first, name);
   std::sort(sorted.rbegin(), sorted.rend());
   fmt::print("kernels: {:.1f} ms\n", total / 1e3);
@@ -220,7 +221,7 @@ void measure(const std::string& name, const Options& options) {
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
 
   std::vector<std::string> given, losses, norms;
-  for (const auto& [key, value] : options) given.push_back(key + "=" + value);
+  for (const auto& [key, value] : options) given.push_back(fmt::format("{}={}", key, value));
   for (const at::Tensor& n : numbers) {
     losses.push_back(fmt::format("{:.4f}", n[0].item<double>()));
     norms.push_back(fmt::format("{:.4f}", n[1].item<double>()));

@@ -63,6 +63,7 @@ void time_texts(const qlora::Tokenizer& tokenizer, const std::vector<std::string
   std::uint64_t sum = 0;
   for (int round = 0; round < 3; ++round) {
     std::vector<qlora::Encoding> encodings;
+    encodings.reserve(views.size());
     auto start = std::chrono::steady_clock::now();
     for (const std::string_view text : views) encodings.push_back(tokenizer.encode(text, false));
     one = std::min(one, seconds_since(start));

@@ -91,6 +91,7 @@ TEST_F(SqlSandboxTest, SeveralDatabasesMustAllAgree) {
 
 TEST_F(SqlSandboxTest, VerdictsComeInTheOrderOfTheJobs) {
   std::vector<ExecutionJob> jobs;
+  jobs.reserve(200);
   for (int i = 0; i < 200; ++i) {
     jobs.push_back({{files_.path()}, "SELECT " + std::to_string(i), {"SELECT " + std::to_string(i - i % 3), "x"}});
   }
@@ -272,10 +273,10 @@ std::vector<std::string> bombs() {
   const std::string cross =
       " FROM singer a, singer b, singer c, singer d, singer e, singer f, singer g, singer h, singer i, "
       "singer j, singer k, singer l, singer m, singer n, singer o, singer p, singer q, singer r";
-  std::string nested = "1";
-  for (int i = 0; i < 5000; ++i) nested = "(" + nested + ")";
-  std::string selects = "SELECT 1";
-  for (int i = 0; i < 2000; ++i) selects = "SELECT * FROM (" + selects + ")";
+  const std::string nested = std::string(5000, '(') + "1" + std::string(5000, ')');
+  std::string selects;
+  for (int i = 0; i < 2000; ++i) selects += "SELECT * FROM (";
+  selects += "SELECT 1" + std::string(2000, ')');
   std::string unions = "SELECT 1";
   for (int i = 0; i < 20000; ++i) unions += " UNION ALL SELECT 1";
   return {forever + "SELECT count(*) FROM c",

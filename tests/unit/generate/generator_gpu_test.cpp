@@ -30,7 +30,7 @@ class GeneratorGpu : public GpuTest {
     return c;
   }
 
-  static std::unique_ptr<Decoder> decoder(at::Device device, Dtype dtype, WeightPolicy policy) {
+  static std::unique_ptr<Decoder> decoder(at::Device device, Dtype dtype, const WeightPolicy& policy) {
     auto made =
         std::make_unique<Decoder>(config(), std::make_shared<WeightStore>(device, dtype, policy), TrainingPlan{});
     at::manual_seed(6);

@@ -179,6 +179,7 @@ TEST_F(TokenizerTest, StreamsWholeCharactersOnly) {
 TEST_F(TokenizerTest, BatchesAreTheSingleOnesInOrder) {
   const auto tokenizer = load(byte_level({{"a", "b"}}));
   std::vector<std::string> texts;
+  texts.reserve(200);
   for (int i = 0; i < 200; ++i) texts.push_back("ab " + std::to_string(i));
   const std::vector<std::string_view> views(texts.begin(), texts.end());
   const std::vector<Encoding> batch = tokenizer->encode_batch(views, true);

@@ -129,6 +129,7 @@ class RankedVocabularyTest : public TokenizerFixture {
   // Bytes, then "ab", "bc", "abc", then `more` tokens of no use.
   static std::vector<std::string> ranks(int more) {
     std::vector<std::string> out;
+    out.reserve(259 + static_cast<std::size_t>(more));
     for (int byte = 0; byte < 256; ++byte) out.emplace_back(1, static_cast<char>(byte));
     for (const char* token : {"ab", "bc", "abc"}) out.emplace_back(token);
     for (int i = 0; i < more; ++i) out.push_back("\xFF\xFF\xFF" + std::to_string(i));

@@ -55,16 +55,16 @@ TEST(Metrics, AnEvaluationThatIsMadeAgainIsCutOff) {
   const Json evaluation{{"step", 3}, {"eval_loss", 1.5}};
   MetricsFile file(folder.path(), 0, false);
   for (const Json& written : {line(2), line(3), evaluation}) file.write(written);
-  MetricsFile(folder.path(), 3, false);
+  { const MetricsFile resumed(folder.path(), 3, false); }
   EXPECT_EQ(read_metrics(folder.path() / "metrics.jsonl"), (std::vector<Json>{line(2), line(3), evaluation}));
-  MetricsFile(folder.path(), 3, false, /*evaluates_again=*/true);
+  { const MetricsFile resumed(folder.path(), 3, false, /*evaluates_again=*/true); }
   EXPECT_EQ(read_metrics(folder.path() / "metrics.jsonl"), (std::vector<Json>{line(2), line(3)}));
 }
 
 TEST(Metrics, ANewRunStartsEmpty) {
   const TemporaryFolder folder;
   MetricsFile(folder.path(), 0, true).write(line(1));
-  MetricsFile(folder.path(), 0, false);
+  { const MetricsFile anew(folder.path(), 0, false); }
   EXPECT_EQ(read_bytes(folder.path() / "metrics.jsonl"), "");
   EXPECT_FALSE(fs::exists(folder.path() / "runs"));
 }
