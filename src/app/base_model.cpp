@@ -152,6 +152,14 @@ void fetch_weights(const ModelOptions& options, const fs::path& folder) {
   fetch_model(options.model_name_or_path, folder.filename().string(), /*weights=*/true);
 }
 
+ChatFormat format_of(const ChatTemplate* chat_template) {
+  ChatFormat format;
+  if (chat_template == nullptr) return format;
+  format.chat_template = chat_template->source();
+  format.tool_template = chat_template->tool_source();
+  return format;
+}
+
 void copy_tokenizer(const fs::path& from, const fs::path& to, const ChatFormat& format) {
   for (const char* name : {"tokenizer.json", "tokenizer.model", "tekken.json", "qwen.tiktoken",
                            "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"}) {
@@ -165,7 +173,7 @@ void copy_tokenizer(const fs::path& from, const fs::path& to, const ChatFormat& 
   };
   if (format.chat_template) write_file_atomically(to / "chat_template.jinja", *format.chat_template);
   if (!format.tool_template.empty()) {
-    write_file_atomically(to / kMoreTemplates / "tool_use.jinja", format.tool_template);
+    write_file_atomically(to / kMoreTemplates / kToolTemplate, format.tool_template);
   }
   copy_with("tokenizer_config.json", "chat_template", format.chat_template ? Json(*format.chat_template) : Json());
   copy_with("generation_config.json", "eos_token_id", format.stop_ids.empty() ? Json() : Json(format.stop_ids));

@@ -172,12 +172,7 @@ class MergeRun {
     write_config(output.temporary());
     const fs::path& tokenizer =
         fs::exists(sources_.front().folder / "tokenizer_config.json") ? sources_.front().folder : folder_.path();
-    ChatFormat format;
-    if (const auto own = load_chat_template(tokenizer)) {
-      format.chat_template = own->source();
-      format.tool_template = own->tool_source();
-    }
-    copy_tokenizer(tokenizer, output.temporary(), format);
+    copy_tokenizer(tokenizer, output.temporary(), format_of(load_chat_template(tokenizer).get()));
     if (!fs::exists(output.temporary() / "generation_config.json") &&
         fs::exists(folder_.path() / "generation_config.json")) {
       write_file_atomically(output.temporary() / "generation_config.json",

@@ -10,11 +10,7 @@ namespace {
 namespace fs = std::filesystem;
 
 ChatFormat format_of(const RowEncoder& encoder) {
-  ChatFormat format;
-  if (const ChatTemplate* own = encoder.chat_template()) {
-    format.chat_template = own->source();
-    format.tool_template = own->tool_source();
-  }
+  ChatFormat format = format_of(encoder.chat_template());
   if (encoder.adds_stop()) format.stop_ids = encoder.stop_ids();
   return format;
 }

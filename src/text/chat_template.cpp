@@ -162,7 +162,7 @@ std::shared_ptr<const ChatTemplate> ChatTemplate::parse(std::string source, std:
 
 std::shared_ptr<const ChatTemplate> load_chat_template(const std::filesystem::path& model_folder) {
   if (auto own = template_of_file(model_folder / "chat_template.jinja")) {
-    return join_templates(own, template_of_file(model_folder / "additional_chat_templates" / "tool_use.jinja"));
+    return join_templates(own, template_of_file(model_folder / kMoreTemplates / kToolTemplate));
   }
   const std::filesystem::path config = model_folder / "tokenizer_config.json";
   return std::filesystem::is_regular_file(config) ? template_of_config(config) : nullptr;

@@ -11,6 +11,7 @@
 #include "qlora/app/options.h"
 #include "qlora/formats/model_folder.h"
 #include "qlora/models/decoder.h"
+#include "qlora/text/chat_template.h"
 
 namespace qlora {
 
@@ -96,8 +97,8 @@ struct ChatFormat {
   std::vector<std::int32_t> stop_ids;        // where generation stops; empty: as generation_config.json has it
 };
 
-// Where a model folder has templates beside the usual one.
-inline constexpr const char* kMoreTemplates = "additional_chat_templates";
+// Of a template and the one that it has for tools; null: none.
+ChatFormat format_of(const ChatTemplate* chat_template);
 
 // Copies what a tokenizer and its template need from a model folder. The template's source is written both as
 // chat_template.jinja and into tokenizer_config.json (newer readers take the file, older ones know the field alone),

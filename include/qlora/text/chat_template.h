@@ -29,6 +29,10 @@ class ChatTemplate {
   virtual std::string tool_source() const { return ""; }
 };
 
+// Where a model folder has templates beside the usual one, and the one for conversations with tools there.
+inline constexpr const char* kMoreTemplates = "additional_chat_templates";
+inline constexpr const char* kToolTemplate = "tool_use.jinja";
+
 // The template of a model folder: chat_template.jinja with additional_chat_templates/tool_use.jinja, else the field
 // chat_template of tokenizer_config.json: a string, or a list of named ones, of which "default" is taken, and
 // "tool_use" where tools are given. Null: has none.

@@ -18,8 +18,6 @@
 namespace qlora {
 namespace {
 
-constexpr std::size_t kMaxTokenBytes = 1024;  // the longest of real vocabularies has 128
-
 // What a vocabulary is beside its tokens.
 struct Vocabulary {
   std::string pattern;

@@ -15,7 +15,6 @@ namespace qlora {
 namespace {
 
 constexpr double kUnknownPenalty = 10;
-constexpr std::size_t kMaxTokenBytes = 1024;                        // every character of a text is held against so many
 constexpr std::size_t kMaxVocabularyBytes = std::size_t{16} << 20;  // a node of the trie for each, at most
 constexpr std::uint32_t kNowhere = UINT32_MAX;
 

@@ -18,6 +18,8 @@ struct ModelToken {
 
 // Largest id that a file may name, so that tables by id stay small.
 constexpr std::int64_t kMaxTokenId = (1 << 24) - 1;
+// Of a token, where every place of a text is held against so many; the longest of real vocabularies has 128.
+constexpr std::size_t kMaxTokenBytes = 1024;
 
 // Immutable after loading.
 class TokenModel {
